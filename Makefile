@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. Both leave .venv reusable.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test check lint types ops wheel clean
+
+.venv/.base: setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade pip "setuptools>=77" wheel
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q --no-build-isolation -e .
+	touch $@
+
+.venv/.dev: .venv/.base
+	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
+	touch $@
+
+ops: .venv/.base
+	$(BIN)/python -m suite3d.ops.build
+
+demo: .venv/.base ops
+	$(BIN)/suite3d demo
+
+test: .venv/.dev ops lint types
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+wheel: .venv/.base
+	rm -rf build/lib build/bdist*
+	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info ops/lib

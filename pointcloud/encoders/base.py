@@ -38,7 +38,9 @@ class VoxelGrid:
             extent = self.point_range[axis + 3] - self.point_range[axis]
             cells = extent / self.voxel_size[axis]
             if extent <= 0 or abs(cells - round(cells)) > 1e-3:
-                raise ValueError(f"point_range along {name} is {extent:g} m: expected a positive whole number of voxels of {self.voxel_size[axis]:g} m, got {cells:g}")
+                raise ValueError(
+                    f"point_range along {name} is {extent:g} m: expected a positive whole number of voxels of {self.voxel_size[axis]:g} m, got {cells:g}"
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,9 +48,13 @@ class VoxelGrid:
         cells = [round((self.point_range[a + 3] - self.point_range[a]) / self.voxel_size[a]) for a in range(3)]
         return cells[2], cells[1], cells[0]
 
-    def centers(self, coords: Tensor, stride: int = 1) -> Tensor:
-        """``(V, 4)`` [batch, z, y, x] -> ``(V, 3)`` xyz metres of the cell centres, float32."""
-        size = coords.new_tensor(self.voxel_size, dtype=torch.float32) * stride
+    def centers(self, coords: Tensor, stride: int | tuple[int, int, int] = 1) -> Tensor:
+        """``(V, 4)`` [batch, z, y, x] -> ``(V, 3)`` xyz metres of the cell centres, float32.
+
+        ``stride``: input voxels per cell, one number or (sz, sy, sx) as in :class:`LidarFeatures`.
+        """
+        steps = (stride,) * 3 if isinstance(stride, int) else stride
+        size = coords.new_tensor([size * step for size, step in zip(self.voxel_size, steps[::-1], strict=True)], dtype=torch.float32)
         start = coords.new_tensor(self.point_range[:3], dtype=torch.float32)
         return (coords[:, [3, 2, 1]].float() + 0.5) * size + start
 
@@ -128,10 +134,12 @@ class LidarFeatures:
         """Features of all levels at the given finest-level voxels, concatenated: ``(V, 4)`` -> ``(V, sum C)``.
 
         A voxel whose parent cell is not active at a level (possible for voxels hidden from the encoder) reads zeros there.
+        Along an axis convolved without padding, the last voxels have no cell of their own and belong to the last one.
         """
         columns = []
         for level, stride in zip(self.levels, self.strides, strict=True):
-            parent = torch.stack([coords[:, 0], *(coords[:, axis + 1] // stride[axis] for axis in range(3))], dim=1)
+            cells = [(coords[:, axis + 1] // stride[axis]).clamp(max=level.spatial_shape[axis] - 1) for axis in range(3)]
+            parent = torch.stack([coords[:, 0], *cells], dim=1)
             columns.append(level.gather(parent))
         return torch.cat(columns, dim=1)
 
@@ -145,7 +153,10 @@ class LidarEncoder(nn.Module):
         embed_dim: channels of the finest-level features after :meth:`pool`.
         level_dims: channels of each entry of ``LidarFeatures.levels``.
         bev_dim, bev_stride: channels and stride (in voxels) of ``LidarFeatures.bev``.
+        decorated_dim: columns of :meth:`decorate`.
+        input_columns: their names: x y z, the channels, then what the encoder derives.
         absolute_columns: columns of :meth:`decorate` that hold absolute xyz (what MV-JAR hides).
+        stem: key in ``state_dict()`` of the weight whose last axis runs over ``input_columns``.
     """
 
     grid: VoxelGrid
@@ -155,6 +166,8 @@ class LidarEncoder(nn.Module):
     bev_dim: int
     bev_stride: int
     decorated_dim: int
+    input_columns: tuple[str, ...]
+    stem: str
     absolute_columns: tuple[int, int, int] = (0, 1, 2)
 
     @torch.no_grad()
@@ -164,8 +177,19 @@ class LidarEncoder(nn.Module):
         feats = batch.select_channels(self.channels)[order]
         counts = torch.bincount(point_voxel, minlength=len(coords))
         return Voxels(
-            coords=coords, xyz=batch.xyz[order], feats=feats, point_voxel=point_voxel, point_index=order, counts=counts, grid=self.grid, batch_size=batch.batch_size
+            coords=coords,
+            xyz=batch.xyz[order],
+            feats=feats,
+            point_voxel=point_voxel,
+            point_index=order,
+            counts=counts,
+            grid=self.grid,
+            batch_size=batch.batch_size,
         )
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights afresh from ``generator`` (torch's default one if None)."""
+        raise NotImplementedError
 
     def decorate(self, voxels: Voxels) -> Tensor:
         """``(P, decorated_dim)`` input features of each point."""

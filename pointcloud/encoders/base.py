@@ -13,6 +13,7 @@ Three stages with their seams open, because masked methods work at the seams:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +187,15 @@ class LidarEncoder(nn.Module):
             grid=self.grid,
             batch_size=batch.batch_size,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What a saved file must say so that another model can take its weights."""
+        return {
+            "class": type(self).__name__,
+            "input_columns": list(self.input_columns),
+            "point_range": list(self.grid.point_range),
+            "voxel_size": list(self.grid.voxel_size),
+        }
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights afresh from ``generator`` (torch's default one if None)."""

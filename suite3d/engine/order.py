@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -50,3 +51,8 @@ class SampleOrder:
 
     def sample_seed(self, epoch: int, index: int) -> int:
         return stream_seed("sample", self.seed, epoch, index)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's global generator before weights are initialised; data and masks have generators of their own."""
+    torch.manual_seed(stream_seed("weights", seed))

@@ -1,0 +1,1 @@
+"""LiDAR recipes: schema, data and model of each command."""

@@ -1,0 +1,152 @@
+"""``suite3d``: pretrain | finetune | evaluate | show | export | data | demo | list | doctor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from suite3d.config import ConfigError
+
+USAGE = """\
+suite3d pretrain RECIPE [key=value ...] [config=FILE.yaml]     self-supervised pretraining
+suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=value ...]
+suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
+suite3d show RUN                                               what happened in a run; writes report.html
+suite3d export RUN OUT.pth [layout=spconv2|spconv1]            weights for OpenPCDet
+suite3d data make-street OUT [format=kitti|nuscenes] [key=value ...]
+suite3d demo [key=value ...]                                   the whole job on procedural data
+suite3d list                                                   every recipe and what it needs
+suite3d doctor                                                 versions, compiled ops, self-test
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0 done, 1 the run failed, 2 the command or configuration is wrong."""
+    parser = argparse.ArgumentParser(prog="suite3d", usage=USAGE, add_help=True)
+    parser.add_argument("command", choices=sorted(COMMANDS), metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    parsed = parser.parse_args(arguments)
+    try:
+        return COMMANDS[parsed.command](parsed.rest)
+    except ConfigError as error:
+        print(f"suite3d: {error}", file=sys.stderr)
+        return 2
+
+
+def _split(rest: Sequence[str], positional: int, form: str) -> tuple[list[str], list[str]]:
+    """Leading positional words and the key=value rest."""
+    if len(rest) < positional or any("=" in word for word in rest[:positional]):
+        raise ConfigError(f"expected: suite3d {form}")
+    return list(rest[:positional]), list(rest[positional:])
+
+
+def _train(stage: str, rest: Sequence[str]) -> int:
+    from suite3d.recipes import find_recipe, resolve, run
+
+    (name,), overrides = _split(rest, 1, f"{stage} RECIPE [key=value ...]; `suite3d list` names the recipes")
+    config = resolve(find_recipe(name, stage), overrides)
+    try:
+        result = run(config)
+    except ValueError as error:
+        print(f"suite3d: {error}", file=sys.stderr)
+        return 1
+    _print_result(result)
+    return 0
+
+
+def _print_result(result: dict[str, object]) -> None:
+    from suite3d.report.text import print_table
+
+    table = result.get("table")
+    if isinstance(table, dict):
+        print_table(table)
+    for key in ("note", "encoder", "report"):
+        if result.get(key):
+            print(f"{key}: {result[key]}")
+
+
+def _pretrain(rest: Sequence[str]) -> int:
+    return _train("pretrain", rest)
+
+
+def _finetune(rest: Sequence[str]) -> int:
+    return _train("finetune", rest)
+
+
+def _evaluate(rest: Sequence[str]) -> int:
+    from suite3d.pointcloud.recipes.evaluate import evaluate_run
+
+    (run,), overrides = _split(rest, 1, "evaluate RUN [key=value ...]")
+    _print_result(evaluate_run(Path(run), overrides))
+    return 0
+
+
+def _show(rest: Sequence[str]) -> int:
+    from suite3d.report.html import write_report
+    from suite3d.report.text import summarise
+
+    (run,), _ = _split(rest, 1, "show RUN")
+    path = Path(run)
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a run directory")
+    print(summarise(path))
+    print(f"report: {write_report(path)}")
+    return 0
+
+
+def _export(rest: Sequence[str]) -> int:
+    from suite3d.pointcloud.interop.export import export_run
+
+    (run, out), options = _split(rest, 2, "export RUN OUT.pth [layout=spconv2|spconv1]")
+    print(export_run(Path(run), Path(out), options))
+    return 0
+
+
+def _data(rest: Sequence[str]) -> int:
+    from suite3d.pointcloud.recipes.make_street import make_street
+
+    (what, out), overrides = _split(rest, 2, "data make-street OUT [format=kitti|nuscenes] [key=value ...]")
+    if what != "make-street":
+        raise ConfigError(f"unknown data command '{what}': expected make-street")
+    print(make_street(Path(out), overrides))
+    return 0
+
+
+def _demo(rest: Sequence[str]) -> int:
+    from suite3d.pointcloud.recipes.demo import demo
+
+    _print_result(demo(list(rest)))
+    return 0
+
+
+def _list(rest: Sequence[str]) -> int:
+    from suite3d.recipes import RECIPES
+    from suite3d.report.text import print_table
+
+    rows = [[r.name, r.stage, r.modality, r.family, r.paper, r.needs, r.checked] for r in RECIPES]
+    print_table({"columns": ["recipe", "command", "modality", "family", "paper", "needs", "checked against"], "rows": rows})
+    return 0
+
+
+def _doctor(rest: Sequence[str]) -> int:
+    from suite3d.doctor import doctor
+
+    return doctor()
+
+
+COMMANDS = {
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+    "show": _show,
+    "export": _export,
+    "data": _data,
+    "demo": _demo,
+    "list": _list,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

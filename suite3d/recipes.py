@@ -1,0 +1,141 @@
+"""The one table from recipe names to the code behind them, and the path from a command line to a finished run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite3d.config import ConfigError, load_config
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One line of ``suite3d list``.
+
+    Attributes:
+        name: what the command line calls it; ``configs/<name>.yaml`` holds what differs from the dataclass defaults.
+        stage: ``pretrain`` or ``finetune``.
+        modality: what it reads.
+        family: masked modelling, contrastive, detection, ...
+        paper: source of the algorithm.
+        target: ``module:Dataclass``; the dataclass is the schema and its ``task()`` builds model and data.
+        needs: what the data must carry beyond the scans themselves.
+        checked: what the implementation was held against.
+    """
+
+    name: str
+    stage: str
+    modality: str
+    family: str
+    paper: str
+    target: str
+    needs: str = "scans only"
+    checked: str = "algorithm"
+
+
+_PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
+_FINETUNE = "suite3d.pointcloud.recipes.finetune"
+
+RECIPES = (
+    Recipe(name="mv_jar", stage="pretrain", modality="LiDAR", family="masked modelling", paper="MV-JAR, CVPR 2023", target=f"{_PRETRAIN}:MVJARRecipe"),
+    Recipe(name="voxel_mae", stage="pretrain", modality="LiDAR", family="masked modelling", paper="Voxel-MAE, WACVW 2023", target=f"{_PRETRAIN}:VoxelMAERecipe"),
+    Recipe(
+        name="occupancy_mae", stage="pretrain", modality="LiDAR", family="masked modelling", paper="Occupancy-MAE, TIV 2023", target=f"{_PRETRAIN}:OccupancyMAERecipe"
+    ),
+    Recipe(
+        name="bev_contrast",
+        stage="pretrain",
+        modality="LiDAR",
+        family="contrastive",
+        paper="BEVContrast, 3DV 2024",
+        target=f"{_PRETRAIN}:BEVContrastRecipe",
+        needs="sequences with poses",
+    ),
+    Recipe(name="prc", stage="pretrain", modality="LiDAR", family="contrastive", paper="CALICO stage 1, ICLR 2024", target=f"{_PRETRAIN}:PRCRecipe"),
+    Recipe(
+        name="second",
+        stage="finetune",
+        modality="LiDAR",
+        family="detection",
+        paper="SECOND, Sensors 2018",
+        target=f"{_FINETUNE}:SECONDRecipe",
+        needs="boxes",
+        checked="algorithm; evaluator equal to the official one",
+    ),
+    Recipe(
+        name="centerpoint",
+        stage="finetune",
+        modality="LiDAR",
+        family="detection",
+        paper="CenterPoint (voxel), CVPR 2021",
+        target=f"{_FINETUNE}:CenterPointRecipe",
+        needs="boxes",
+        checked="algorithm; evaluator equal to the official one",
+    ),
+    Recipe(
+        name="centerpoint_pillar",
+        stage="finetune",
+        modality="LiDAR",
+        family="detection",
+        paper="CenterPoint (pillar), CVPR 2021",
+        target=f"{_FINETUNE}:CenterPointRecipe",
+        needs="boxes",
+        checked="algorithm; evaluator equal to the official one",
+    ),
+)
+
+
+def find_recipe(name: str, stage: str | None = None) -> Recipe:
+    """Recipe by name. Raises ConfigError naming the nearest one."""
+    names = [recipe.name for recipe in RECIPES if stage is None or recipe.stage == stage]
+    if name not in names:
+        other = next((recipe for recipe in RECIPES if recipe.name == name), None)
+        if other is not None:
+            raise ConfigError(f"'{name}' is a {other.stage} recipe: use `suite3d {other.stage} {name}`")
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."
+        raise ConfigError(f"unknown {stage or ''} recipe '{name}'. {hint}")
+    return next(recipe for recipe in RECIPES if recipe.name == name)
+
+
+def resolve(recipe: Recipe, arguments: Sequence[str]) -> Any:
+    """The recipe's configuration object from its yaml, ``config=FILE`` arguments in order, and ``key=value`` arguments."""
+    module, name = recipe.target.split(":")
+    schema = getattr(importlib.import_module(module), name)
+    own = CONFIGS / f"{recipe.name}.yaml"
+    files = [own] if own.exists() else []
+    files += [_config_file(text.removeprefix("config=")) for text in arguments if text.startswith("config=")]
+    config = load_config(schema, files=files, overrides=[text for text in arguments if not text.startswith("config=")])
+    if config.run.dir == Path(""):
+        config.run.dir = Path("runs") / recipe.name
+    return config
+
+
+def _config_file(text: str) -> Path:
+    """A path, or the name of a yaml shipped in ``configs/``."""
+    shipped = CONFIGS / f"{text}.yaml"
+    return shipped if shipped.exists() and not Path(text).exists() else Path(text)
+
+
+def run(config: Any) -> dict[str, Any]:
+    """Run a resolved recipe, alone or as twins over seeds; resumes what is already there."""
+    from suite3d.engine.distributed import world
+    from suite3d.engine.loop import run_task
+    from suite3d.engine.order import seed_everything
+    from suite3d.engine.twin import run_twins
+
+    with world(config.train.device) as here:
+        if config.run.fresh and here.main and config.run.dir.exists():
+            shutil.rmtree(config.run.dir)
+        here.barrier()
+        if getattr(config, "twin", "none") != "none" or getattr(config, "seeds", 1) > 1:
+            return run_twins(config, here)
+        seed_everything(config.train.seed)
+        return run_task(config.task(), config.train, path=config.run.dir, world=here, resolved=config)

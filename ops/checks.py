@@ -1,0 +1,49 @@
+"""Argument checks shared by the ops: one sentence that says what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Triple = tuple[int, int, int]
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def expect_tensor(value: Tensor, name: str, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:
+    """Check dimension count, fixed sizes (None = any) and dtype."""
+    fits = value.dim() == len(shape) and all(want is None or have == want for have, want in zip(value.shape, shape, strict=True))
+    wanted = "(" + ", ".join("*" if size is None else str(size) for size in shape) + ")"
+    expect(fits, f"{name}: expected shape {wanted}, got {tuple(value.shape)}")
+    kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+    expect(value.dtype in dtypes, f"{name}: expected {kinds}, got {str(value.dtype).removeprefix('torch.')}")
+
+
+def expect_same_device(**tensors: Tensor) -> None:
+    """Check that all tensors live on one device."""
+    devices = {name: value.device for name, value in tensors.items()}
+    expect(len(set(devices.values())) == 1, f"expected all tensors on one device, got {', '.join(f'{n} on {d}' for n, d in devices.items())}")
+
+
+def expect_offsets(offsets: Tensor, rows: int, name: str = "offsets") -> None:
+    """Check a jagged batch: ``(B + 1,)`` int64, from 0 to ``rows``, non-decreasing. Values are read only on the CPU (no device sync)."""
+    expect_tensor(offsets, name, (None,), (torch.int64,))
+    expect(len(offsets) >= 1, f"{name}: expected B + 1 entries, got none")
+    if offsets.device.type == "cpu" and not torch.compiler.is_compiling():
+        first, last = int(offsets[0]), int(offsets[-1])
+        expect(first == 0 and last == rows, f"{name}: expected to run from 0 to the {rows} rows, got {first} to {last}")
+        expect(bool((offsets.diff() >= 0).all()), f"{name}: expected non-decreasing values, got {offsets.tolist()[:8]}")
+
+
+def triple(value: int | Sequence[int], name: str, *, minimum: int) -> Triple:
+    """An int or three ints (z, y, x), as three ints."""
+    values = (value, value, value) if isinstance(value, int) else tuple(value)
+    expect(len(values) == 3 and all(isinstance(v, int) for v in values), f"{name}: expected an int or three ints (z, y, x), got {value!r}")
+    expect(min(values) >= minimum, f"{name}: expected values >= {minimum}, got {value!r}")
+    return values[0], values[1], values[2]

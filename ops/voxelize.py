@@ -1,0 +1,134 @@
+"""Points to voxels, dynamic (every point kept) and hard (a fixed number of points and voxels)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from suite3d.ops import library, reference
+from suite3d.ops.checks import expect, expect_offsets, expect_same_device, expect_tensor
+
+_INT32 = 2**31 - 1
+
+
+def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
+    """Voxels along (x, y, z) of the box ``(x0, y0, z0, x1, y1, z1)``.
+
+    Raises:
+        ValueError: wrong lengths, an empty box, sizes that are not positive, or a box that is not a whole number of voxels.
+    """
+    expect(len(point_range) == 6, f"point_range: expected 6 numbers (x0, y0, z0, x1, y1, z1), got {list(point_range)}")
+    expect(len(voxel_size) == 3 and min(voxel_size) > 0, f"voxel_size: expected 3 positive numbers, got {list(voxel_size)}")
+    cells = []
+    for axis, name in enumerate("xyz"):
+        exact = (point_range[axis + 3] - point_range[axis]) / voxel_size[axis]
+        whole = round(exact)
+        expect(
+            whole >= 1 and abs(exact - whole) <= 1e-3,
+            f"point_range along {name}: expected a positive whole number of voxels of {voxel_size[axis]:g} m, got {exact:g}",
+        )
+        expect(whole <= _INT32, f"point_range along {name}: expected at most {_INT32} voxels (int32 coordinates), got {whole}")
+        cells.append(whole)
+    return cells[0], cells[1], cells[2]
+
+
+def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
+    expect_tensor(xyz, "xyz", (None, 3), (torch.float32,))
+    expect_same_device(xyz=xyz, offsets=offsets)
+    expect_offsets(offsets, len(xyz))
+    cells = grid_cells(point_range, voxel_size)
+    total = (len(offsets) - 1) * cells[0] * cells[1] * cells[2]
+    expect(
+        total < 2**63,
+        f"the grid of {cells} voxels (x, y, z) times {len(offsets) - 1} scans needs keys beyond int64: use larger voxels or a smaller range",
+    )
+    expect(len(xyz) <= _INT32, f"xyz: expected at most {_INT32} points, got {len(xyz)}; split the batch")
+    return cells
+
+
+def _fake_dynamic(xyz: Tensor, offsets: Tensor, start: list[float], size: list[float], cells: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    voxels, points = context.new_dynamic_size(), context.new_dynamic_size()
+    return xyz.new_empty(voxels, 4, dtype=torch.int32), offsets.new_empty(points), offsets.new_empty(points)
+
+
+def _fake_hard(
+    xyz: Tensor, feats: Tensor, offsets: Tensor, start: list[float], size: list[float], cells: list[int], max_points: int, max_voxels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    voxels = torch.library.get_ctx().new_dynamic_size()
+    return xyz.new_empty(voxels, 4, dtype=torch.int32), xyz.new_empty(voxels, max_points, 3 + feats.shape[1]), offsets.new_empty(voxels)
+
+
+library.define("dynamic_voxelize(Tensor xyz, Tensor offsets, float[] start, float[] size, int[] cells) -> (Tensor, Tensor, Tensor)", _fake_dynamic)
+library.define(
+    "hard_voxelize(Tensor xyz, Tensor feats, Tensor offsets, float[] start, float[] size, int[] cells, int max_points, int max_voxels)"
+    " -> (Tensor, Tensor, Tensor)",
+    _fake_hard,
+)
+
+
+@torch.no_grad()
+def dynamic_voxelize(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Group the points of a batch by voxel; every point in range is kept. No gradient.
+
+    The voxel of a point is ``floor((p - start) / size)`` per axis, in float32 with a true division. A point whose voxel is
+    outside the grid, or that has a NaN coordinate, is out of range and appears nowhere in the result.
+
+    Args:
+        xyz: ``(N, 3)`` float32, metres.
+        offsets: ``(B + 1,)`` int64; scan b owns rows ``offsets[b]:offsets[b + 1]``.
+        point_range: (x0, y0, z0, x1, y1, z1) metres, a whole number of voxels on each axis.
+        voxel_size: (dx, dy, dz) metres.
+
+    Returns:
+        coords: ``(V, 4)`` int32 [batch, z, y, x], sorted lexicographically, each once.
+        point_voxel: ``(P,)`` int64 row of ``coords`` of each point in range, non-decreasing.
+        order: ``(P,)`` int64 row of ``xyz`` of each of them: grouped by voxel, original order inside a voxel.
+
+    Raises:
+        ValueError: wrong shape, dtype, device, offsets or grid; more voxels than int64 keys can hold.
+    """
+    cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
+    start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
+    kernel = library.kernel("dynamic_voxelize", xyz.device.type)
+    return (kernel or reference.dynamic_voxelize)(xyz, offsets, start, size, cells)
+
+
+@torch.no_grad()
+def hard_voxelize(
+    xyz: Tensor,
+    feats: Tensor,
+    offsets: Tensor,
+    point_range: Sequence[float],
+    voxel_size: Sequence[float],
+    *,
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Voxels with a fixed number of point slots (VoxelNet, SECOND). No gradient.
+
+    In each scan the first ``max_voxels`` voxels to receive a point are kept, and in each voxel its first ``max_points`` points
+    (the rule of spconv's point-to-voxel); the rows come out sorted all the same.
+
+    Args:
+        xyz: ``(N, 3)`` float32, metres.
+        feats: ``(N, C)`` float32 channels that go with the points; C may be 0.
+        offsets: ``(B + 1,)`` int64.
+        point_range, voxel_size: as in :func:`dynamic_voxelize`.
+        max_points: slots a voxel, >= 1.
+        max_voxels: voxels a scan, >= 1.
+
+    Returns:
+        coords: ``(V, 4)`` int32 [batch, z, y, x], sorted.
+        voxels: ``(V, max_points, 3 + C)`` float32, xyz then feats, unused slots zero.
+        counts: ``(V,)`` int64 used slots.
+    """
+    cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
+    expect_tensor(feats, "feats", (len(xyz), None), (torch.float32,))
+    expect_same_device(xyz=xyz, feats=feats)
+    expect(max_points >= 1 and max_voxels >= 1, f"max_points and max_voxels: expected at least 1, got {max_points} and {max_voxels}")
+    start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
+    kernel = library.kernel("hard_voxelize", xyz.device.type)
+    return (kernel or reference.hard_voxelize)(xyz, feats, offsets, start, size, cells, max_points, max_voxels)

@@ -79,8 +79,14 @@ class KittiResult:
         """The numbers as aligned text; says over how many objects each class was measured."""
         columns, rows = self.rows()
         widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-        lines = ["  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in [columns, *rows]]
-        lines.append(f"{self.images} images; objects (easy/moderate/hard): " + ", ".join(f"{name} {'/'.join(map(str, counts))}" for name, counts in self.truths.items()))
+        lines = [
+            "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+            for row in [columns, *rows]
+        ]
+        lines.append(
+            f"{self.images} images; objects (easy/moderate/hard): "
+            + ", ".join(f"{name} {'/'.join(map(str, counts))}" for name, counts in self.truths.items())
+        )
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -131,7 +137,8 @@ def evaluate_kitti(
         easy, moderate, hard = (truths for truths, _ in per_difficulty)
         result.truths[name] = (easy, moderate, hard)
         result.average_precision[name] = {
-            metric: {"R40": _three(per_difficulty, metric, range(1, RECALLS)), "R11": _three(per_difficulty, metric, range(0, RECALLS, 4))} for metric in METRICS
+            metric: {"R40": _three(per_difficulty, metric, range(1, RECALLS)), "R11": _three(per_difficulty, metric, range(0, RECALLS, 4))}
+            for metric in METRICS
         }
     return result
 
@@ -150,7 +157,15 @@ def _evaluate_class(scenes: _Scenes, name: str, difficulty: int, limits: tuple[f
         return 0, curves
     oriented = not (scenes.detected.alpha == -10).any()
     for metric, limit in zip(("2d", "bev", "3d"), limits, strict=True):
-        layout = (scenes.overlaps[metric], scenes.pair_offsets, scenes.truth_offsets, scenes.detection_offsets, truth_code, detection_code, scenes.score)
+        layout = (
+            scenes.overlaps[metric],
+            scenes.pair_offsets,
+            scenes.truth_offsets,
+            scenes.detection_offsets,
+            truth_code,
+            detection_code,
+            scenes.score,
+        )
         thresholds = recall_thresholds(true_positive_scores(*layout, limit), truths, samples=RECALLS)
         true, false, similarity = count_matches(*layout, scenes.truth.alpha, scenes.detected.alpha, scenes.covered[metric], limit, thresholds)
         found = np.maximum(true + false, 1)
@@ -174,7 +189,7 @@ def _codes(scenes: _Scenes, name: str, difficulty: int) -> tuple[Int, Int]:
     hard = (
         (truth.occluded > MAX_OCCLUSION[difficulty])
         | (truth.truncated > MAX_TRUNCATION[difficulty])
-        | (truth.bbox[:, 3] - truth.bbox[:, 1] < MIN_HEIGHT[difficulty])
+        | (truth.bbox[:, 3] - truth.bbox[:, 1] <= MIN_HEIGHT[difficulty])
     )
     truth_code = np.full(len(names), -1)
     truth_code[(names == NEIGHBOURS.get(wanted)) | ((names == wanted) & hard)] = 1

@@ -44,7 +44,14 @@ def _best_overlapping(overlaps: Float, code: Int, taken: NDArray[np.bool_], scor
 
 @njit(nogil=True)
 def true_positive_scores(
-    overlaps: Float, pair_offsets: Int, truth_offsets: Int, detection_offsets: Int, truth_code: Int, detection_code: Int, score: Float, min_overlap: float
+    overlaps: Float,
+    pair_offsets: Int,
+    truth_offsets: Int,
+    detection_offsets: Int,
+    truth_code: Int,
+    detection_code: Int,
+    score: Float,
+    min_overlap: float,
 ) -> Float:
     """Scores of the true positives when nothing is cut off, each ground truth taking the highest-scored overlapping detection."""
     found = np.empty(len(truth_code))

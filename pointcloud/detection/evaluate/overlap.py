@@ -14,36 +14,38 @@ Array = NDArray[np.float64]
 
 
 @njit(nogil=True)
-def rectangle_intersection(a: Array, b: Array) -> float:
-    """Area shared by two rectangles (x, y, dx, dy, yaw): a's corners in b's frame, clipped by b's four sides (Sutherland-Hodgman)."""
-    reach = 0.5 * (np.hypot(a[2], a[3]) + np.hypot(b[2], b[3]))
+def ground_intersection(a: Array, b: Array) -> float:
+    """Ground area shared by two boxes (cx, cy, cz, dx, dy, dz, yaw): a's corners in b's frame, clipped by b's four sides (Sutherland-Hodgman)."""
+    reach = 0.5 * (np.hypot(a[3], a[4]) + np.hypot(b[3], b[4]))
     shift_x, shift_y = a[0] - b[0], a[1] - b[1]
-    if a[2] <= 0 or a[3] <= 0 or b[2] <= 0 or b[3] <= 0 or shift_x * shift_x + shift_y * shift_y > reach * reach:
+    if a[3] <= 0 or a[4] <= 0 or b[3] <= 0 or b[4] <= 0 or shift_x * shift_x + shift_y * shift_y > reach * reach:
         return 0.0
-    cos_b, sin_b = np.cos(b[4]), np.sin(b[4])
+    cos_b, sin_b = np.cos(b[6]), np.sin(b[6])
     center_x, center_y = cos_b * shift_x + sin_b * shift_y, cos_b * shift_y - sin_b * shift_x
-    cos_d, sin_d = np.cos(a[4] - b[4]), np.sin(a[4] - b[4])
+    cos_d, sin_d = np.cos(a[6] - b[6]), np.sin(a[6] - b[6])
     polygon = np.empty((16, 2))
     clipped = np.empty((16, 2))
     for corner in range(4):
-        along = 0.5 * a[2] if corner == 0 or corner == 3 else -0.5 * a[2]
-        across = 0.5 * a[3] if corner < 2 else -0.5 * a[3]
+        along = 0.5 * a[3] if corner == 0 or corner == 3 else -0.5 * a[3]
+        across = 0.5 * a[4] if corner < 2 else -0.5 * a[4]
         polygon[corner, 0] = center_x + cos_d * along - sin_d * across
         polygon[corner, 1] = center_y + sin_d * along + cos_d * across
     count = 4
     for side in range(4):
         axis = side % 2
         sign = 1.0 if side < 2 else -1.0
-        limit = 0.5 * b[2 + axis]
+        limit = 0.5 * b[3 + axis]
         kept = 0
         for i in range(count):
             j = (i + 1) % count
             here, there = limit - sign * polygon[i, axis], limit - sign * polygon[j, axis]
             if here >= 0:
-                clipped[kept] = polygon[i]
+                clipped[kept, 0], clipped[kept, 1] = polygon[i, 0], polygon[i, 1]
                 kept += 1
             if (here >= 0) != (there >= 0):
-                clipped[kept] = polygon[i] + (polygon[j] - polygon[i]) * (here / (here - there))
+                step = here / (here - there)
+                clipped[kept, 0] = polygon[i, 0] + step * (polygon[j, 0] - polygon[i, 0])
+                clipped[kept, 1] = polygon[i, 1] + step * (polygon[j, 1] - polygon[i, 1])
                 kept += 1
         polygon, clipped = clipped, polygon
         count = kept
@@ -59,10 +61,9 @@ def box_intersections(a: Array, b: Array) -> tuple[Array, Array]:
     """Boxes ``(N, 7)`` and ``(M, 7)`` (cx, cy, cz, dx, dy, dz, yaw) -> ``(N, M)`` shared ground area and shared volume."""
     area = np.zeros((len(a), len(b)))
     volume = np.zeros((len(a), len(b)))
-    flat = np.array([0, 1, 3, 4, 6])
     for i in range(len(a)):
         for j in range(len(b)):
-            area[i, j] = rectangle_intersection(a[i][flat], b[j][flat])
+            area[i, j] = ground_intersection(a[i], b[j])
             top = min(a[i, 2] + 0.5 * a[i, 5], b[j, 2] + 0.5 * b[j, 5])
             bottom = max(a[i, 2] - 0.5 * a[i, 5], b[j, 2] - 0.5 * b[j, 5])
             volume[i, j] = area[i, j] * max(0.0, top - bottom)

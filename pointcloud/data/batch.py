@@ -56,7 +56,9 @@ class PointBatch:
         """``(N, len(channels))`` columns by name. Raises ValueError naming what is missing."""
         missing = [name for name in channels if name not in self.channels]
         if missing:
-            raise ValueError(f"the encoder wants channels {missing}; these points carry {list(self.channels)}. Set encoder.channels to a subset of those")
+            raise ValueError(
+                f"the encoder wants channels {missing}; these points carry {list(self.channels)}. Set encoder.channels to a subset of those"
+            )
         return self.feats[:, [self.channels.index(name) for name in channels]]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> PointBatch:

@@ -29,6 +29,7 @@ class Frame:
         point_labels: ``(N,)`` int64 semantic class ids, or None.
         instances: ``(N,)`` int64 instance ids (0 = none), or None.
         flow: ``(N, 3)`` float32 metres to the next frame, in this frame, or None.
+        rows: ``(N,)`` int64 row of each point in the scan as it was read (-1 = not from it, e.g. pasted), or None when nobody asked.
         meta: anything format specific (calibration, image path, KITTI label rows, ...).
     """
 
@@ -45,6 +46,7 @@ class Frame:
     point_labels: NDArray[np.int64] | None = None
     instances: NDArray[np.int64] | None = None
     flow: NDArray[np.float32] | None = None
+    rows: NDArray[np.int64] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def keep_points(self, keep: NDArray[Any]) -> Frame:
@@ -57,6 +59,7 @@ class Frame:
             point_labels=pick(self.point_labels),
             instances=pick(self.instances),
             flow=pick(self.flow),
+            rows=pick(self.rows),
         )
 
     def keep_boxes(self, keep: NDArray[Any]) -> Frame:

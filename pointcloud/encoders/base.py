@@ -12,7 +12,9 @@ Three stages with their seams open, because masked methods work at the seams:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +42,7 @@ class VoxelGrid:
             cells = extent / self.voxel_size[axis]
             if extent <= 0 or abs(cells - round(cells)) > 1e-3:
                 raise ValueError(
-                    f"point_range along {name} is {extent:g} m: expected a positive whole number of voxels of {self.voxel_size[axis]:g} m, got {cells:g}"
+                    f"point_range along {name} is {extent:g} m: expected a whole number of voxels of {self.voxel_size[axis]:g} m, got {cells:g}"
                 )
 
     @property
@@ -117,19 +119,25 @@ class Voxels:
         return SparseTensor(coords=self.coords, feats=features, spatial_shape=self.grid.shape, batch_size=self.batch_size)
 
 
-@dataclass(kw_only=True)
 class LidarFeatures:
     """Where an encoder's features live.
 
-    Attributes:
+    Args:
         levels: sparse features, finest first; ``levels[i]`` has stride ``strides[i]`` input voxels along (z, y, x).
         strides: per level (sz, sy, sx).
-        bev: ``(B, C, H, W)`` dense map for the detection neck; H along y, W along x.
+        bev: ``(B, C, H, W)`` dense map for the detection neck, H along y and W along x; or a function that makes it. Methods that
+            stay on the voxels never ask for the map, and then it is never computed.
     """
 
-    levels: list[SparseTensor]
-    strides: list[tuple[int, int, int]]
-    bev: Tensor
+    def __init__(self, *, levels: list[SparseTensor], strides: list[tuple[int, int, int]], bev: Tensor | Callable[[], Tensor]) -> None:
+        self.levels = levels
+        self.strides = strides
+        self._bev = bev
+
+    @cached_property
+    def bev(self) -> Tensor:
+        """``(B, C, H, W)``, made at first use."""
+        return self._bev if isinstance(self._bev, Tensor) else self._bev()
 
     def hypercolumn(self, coords: Tensor) -> Tensor:
         """Features of all levels at the given finest-level voxels, concatenated: ``(V, 4)`` -> ``(V, sum C)``.

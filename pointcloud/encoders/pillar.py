@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from suite3d.ops import SparseTensor, scatter_max
 from suite3d.pointcloud.encoders.base import LidarEncoder, LidarFeatures, VoxelGrid, Voxels
 from suite3d.pointcloud.encoders.initialise import initialise
+from suite3d.pointcloud.encoders.norm import VoxelNorm
 
 
 def point_columns(channels: Sequence[str]) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ class PointLayer(nn.Module):
         self.last = last
         width = cout if last else cout // 2
         self.linear = nn.Linear(cin, width, bias=False)
-        self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
+        self.norm = VoxelNorm(width)
 
     def forward(self, points: Tensor, row: Tensor, size: int) -> Tensor:
         """``(P, cin)``, ``(P,)`` voxel of each point -> ``(size, cout)`` if last, else ``(P, cout)``."""
@@ -108,9 +109,7 @@ class PillarEncoder(LidarEncoder):
         return decorate_points(voxels)
 
     def pool(self, decorated: Tensor, voxels: Voxels) -> Tensor:
-        if self.training and len(decorated) < 2:
-            raise ValueError(f"training PillarEncoder expected at least 2 points in range in the batch, got {len(decorated)}: check point_range")
         return self.vfe(decorated, voxels.point_voxel, len(voxels))
 
     def backbone(self, voxels: SparseTensor) -> LidarFeatures:
-        return LidarFeatures(levels=[voxels], strides=[(1, 1, 1)], bev=voxels.bev())
+        return LidarFeatures(levels=[voxels], strides=[(1, 1, 1)], bev=voxels.bev)

@@ -18,20 +18,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from suite3d.ops import SparseConv3d, SparseSequential, SparseTensor, SubMConv3d, scatter_mean
+from suite3d.ops import SparseConv3d, SparseModule, SparseSequential, SparseTensor, SubMConv3d, scatter_mean
 from suite3d.pointcloud.encoders.base import LidarEncoder, LidarFeatures, VoxelGrid, Voxels
 from suite3d.pointcloud.encoders.initialise import initialise
+from suite3d.pointcloud.encoders.norm import VoxelNorm
 
 STRIDES = [(1, 1, 1), (2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 8, 8)]
 
 
-def batch_norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
-
-
 def subm_block(cin: int, cout: int, *, key: str) -> SparseSequential:
     """Submanifold 3x3x3 convolution, normalisation, ReLU."""
-    return SparseSequential(SubMConv3d(cin, cout, 3, bias=False, indice_key=key), batch_norm(cout), nn.ReLU())
+    return SparseSequential(SubMConv3d(cin, cout, 3, bias=False, indice_key=key), VoxelNorm(cout), nn.ReLU())
 
 
 def down_block(
@@ -45,18 +42,18 @@ def down_block(
 ) -> SparseSequential:
     """Strided convolution, normalisation, ReLU."""
     conv = SparseConv3d(cin, cout, kernel_size, stride=stride, padding=padding, bias=False, indice_key=key)
-    return SparseSequential(conv, batch_norm(cout), nn.ReLU())
+    return SparseSequential(conv, VoxelNorm(cout), nn.ReLU())
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(SparseModule):
     """conv1-bn1-ReLU-conv2-bn2 plus the input, then ReLU; both convolutions submanifold 3x3x3 with bias, sharing one kernel map."""
 
     def __init__(self, channels: int, *, key: str) -> None:
         super().__init__()
         self.conv1 = SubMConv3d(channels, channels, 3, bias=True, indice_key=key)
-        self.bn1 = batch_norm(channels)
+        self.bn1 = VoxelNorm(channels)
         self.conv2 = SubMConv3d(channels, channels, 3, bias=True, indice_key=key)
-        self.bn2 = batch_norm(channels)
+        self.bn2 = VoxelNorm(channels)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         hidden = self.conv1(x)
@@ -148,13 +145,11 @@ class VoxelBackbone(LidarEncoder):
         return levels
 
     def backbone(self, voxels: SparseTensor) -> LidarFeatures:
-        if self.training and len(voxels.feats) < 2:
-            raise ValueError(f"training {type(self).__name__} expected at least 2 voxels in the batch, got {len(voxels.feats)}: check point_range")
         z, y, x = voxels.spatial_shape
         padded = SparseTensor(coords=voxels.coords, feats=voxels.feats, spatial_shape=(z + 1, y, x), batch_size=voxels.batch_size)
         levels = self.stages(padded)
         levels.append(self.conv_out(levels[-1]))
-        return LidarFeatures(levels=levels, strides=list(STRIDES), bev=levels[-1].bev())
+        return LidarFeatures(levels=levels, strides=list(STRIDES), bev=levels[-1].bev)
 
 
 class VoxelBackBone8x(VoxelBackbone):

@@ -1,6 +1,10 @@
 """Compiled ops and the sparse tensor. Every op has a plain torch reference that runs where nothing is compiled."""
 
+from suite3d.ops.boxes import box_iou_3d, box_iou_bev, box_overlap_bev, nms_rotated, points_in_boxes, points_in_boxes_mask
+from suite3d.ops.chamfer import chamfer_distance
 from suite3d.ops.library import compiled, load_errors, use_reference
+from suite3d.ops.neighbors import ball_query, knn, three_interpolate
+from suite3d.ops.sampling import furthest_point_sample
 from suite3d.ops.scatter import scatter_max, scatter_mean, scatter_sum
 from suite3d.ops.sparse import (
     KernelMap,
@@ -24,16 +28,27 @@ __all__ = [
     "SparseSequential",
     "SparseTensor",
     "SubMConv3d",
+    "ball_query",
+    "box_iou_3d",
+    "box_iou_bev",
+    "box_overlap_bev",
+    "chamfer_distance",
     "compiled",
     "dynamic_voxelize",
+    "furthest_point_sample",
     "grid_cells",
     "hard_voxelize",
+    "knn",
     "load_errors",
+    "nms_rotated",
+    "points_in_boxes",
+    "points_in_boxes_mask",
     "scatter_max",
     "scatter_mean",
     "scatter_sum",
     "sparse_conv",
     "strided_map",
     "submanifold_map",
+    "three_interpolate",
     "use_reference",
 ]

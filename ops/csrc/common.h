@@ -1,0 +1,101 @@
+// What every CPU kernel needs: stable tensors, checks, threads, the instruction set of this machine.
+//
+// Only the LibTorch stable ABI (torch >= 2.10) is used, so one binary serves every later torch and every Python.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+// Arguments are checked with good messages in Python; these catch what only the kernel can see.
+#define SUITE3D_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
+
+namespace suite3d {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// New uninitialised tensor on the device of `like`.
+inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like) {
+  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+}
+
+inline Tensor as_contiguous(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// f(begin, end) on ranges of [0, count), in torch's own thread pool; a range holds at least `grain` items.
+template <class F>
+void parallel_for(int64_t count, int64_t grain, const F& f) {
+  if (count <= 0) return;
+  if (count <= grain) return f(int64_t{0}, count);
+  torch::stable::parallel_for(0, count, std::max<int64_t>(grain, 1), f);
+}
+
+inline int64_t num_threads() { return torch::stable::get_num_threads(); }
+
+// f(part, begin, end) for `parts` equal pieces of [0, count): the same pieces whatever the number of threads.
+template <class F>
+void parallel_parts(int64_t count, int64_t parts, const F& f) {
+  const int64_t size = (count + parts - 1) / std::max<int64_t>(parts, 1);
+  parallel_for(parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) f(part, std::min(count, part * size), std::min(count, (part + 1) * size));
+  });
+}
+
+// Instruction sets that kernels are compiled for: *_cpu.cpp for any machine, *_avx2.cpp and *_avx512.cpp beside it.
+enum class Isa { any = 0, avx2 = 1, avx512 = 2 };
+
+// Best set that this machine has; SUITE3D_ISA=any|avx2|avx512 lowers it (read once; for tests).
+inline Isa isa() {
+  static const Isa level = [] {
+    Isa best = Isa::any;
+#ifdef SUITE3D_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Isa::avx2;
+    if (best == Isa::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+      best = Isa::avx512;
+#endif
+    const char* wish = std::getenv("SUITE3D_ISA");
+    if (wish && !std::strcmp(wish, "any")) return Isa::any;
+    if (wish && !std::strcmp(wish, "avx2")) return std::min(best, Isa::avx2);
+    return best;
+  }();
+  return level;
+}
+
+// Uninitialised scratch memory.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : memory_(new T[static_cast<size_t>(std::max<int64_t>(count, 1))]) {}
+  T* get() { return memory_.get(); }
+  T& operator[](int64_t i) { return memory_[i]; }
+  const T& operator[](int64_t i) const { return memory_[i]; }
+
+ private:
+  std::unique_ptr<T[]> memory_;
+};
+
+}  // namespace suite3d

@@ -95,6 +95,7 @@ class SST(LidarEncoder):
     """
 
     stem = "vfe.pfn_layers.0.linear.weight"
+    position: Tensor
 
     def __init__(
         self, grid: VoxelGrid, *, channels: Sequence[str] = ("intensity",), config: SSTConfig | None = None, generator: torch.Generator | None = None
@@ -129,10 +130,11 @@ class SST(LidarEncoder):
             for parameter in part.parameters():
                 if parameter.ndim > 1:
                     xavier_uniform(parameter, generator=generator)
-        for layer in self.layers:
-            nn.init.zeros_(layer.attention.in_proj.bias)
-            nn.init.zeros_(layer.attention.out_proj.bias)
-        self.position = sincos_table(self.window, self.embed_dim).to(self.vfe.pfn_layers[0].linear.weight.device)
+        for layer in self.layers.modules():
+            if isinstance(layer, WindowAttention):
+                nn.init.zeros_(layer.in_proj.bias)
+                nn.init.zeros_(layer.out_proj.bias)
+        self.position = sincos_table(self.window, self.embed_dim).to(self.position.device)
 
     def decorate(self, voxels: Voxels) -> Tensor:
         return decorate_points(voxels)

@@ -180,9 +180,9 @@ def _average_precision(score: Float, rows: NDArray[np.int64], taken: NDArray[np.
     hit = taken >= 0
     if not hit.any():
         return 0.0
-    counted = np.arange(1, len(hit) + 1)
+    ranks = np.arange(1, len(hit) + 1, dtype=np.float64)
     recall = np.cumsum(hit) / total
-    precision = np.cumsum(hit if weight is None else weight) / counted
+    precision = np.cumsum(hit.astype(np.float64) if weight is None else weight) / ranks
     # Detections of equal score enter together: only the last of each group is a point of the curve.
     last = np.append(score[1:] != score[:-1], True)
     recall, precision = recall[last], np.maximum.accumulate(precision[last][::-1])[::-1]

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from suite3d.pointcloud.detection.evaluate.kitti_format import KittiObjects, read_kitti_objects
+from suite3d.pointcloud.data.kitti_labels import KittiLabels as KittiObjects
+from suite3d.pointcloud.data.kitti_labels import read_kitti_labels as read_kitti_objects
 from suite3d.pointcloud.detection.evaluate.kitti_matching import count_matches, recall_thresholds, true_positive_scores
 from suite3d.pointcloud.detection.evaluate.overlap import box_intersections
 
-__all__ = ["DIFFICULTIES", "METRICS", "OFFICIAL_OVERLAP", "KittiResult", "evaluate_kitti", "read_kitti_objects"]
+__all__ = ["DIFFICULTIES", "METRICS", "OFFICIAL_OVERLAP", "KittiObjects", "KittiResult", "evaluate_kitti", "read_kitti_objects"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -96,7 +97,6 @@ class _Scenes:
 
     truth: KittiObjects
     detected: KittiObjects
-    score: Float
     truth_offsets: Int
     detection_offsets: Int
     pair_offsets: Int
@@ -164,7 +164,7 @@ def _evaluate_class(scenes: _Scenes, name: str, difficulty: int, limits: tuple[f
             scenes.detection_offsets,
             truth_code,
             detection_code,
-            scenes.score,
+            scenes.detected.scores,
         )
         thresholds = recall_thresholds(true_positive_scores(*layout, limit), truths, samples=RECALLS)
         true, false, similarity = count_matches(*layout, scenes.truth.alpha, scenes.detected.alpha, scenes.covered[metric], limit, thresholds)
@@ -185,30 +185,29 @@ def _from_the_right(precision: Float) -> Float:
 def _codes(scenes: _Scenes, name: str, difficulty: int) -> tuple[Int, Int]:
     """0 counts, 1 ignored, -1 absent, for every ground truth and detection."""
     truth, wanted = scenes.truth, name.lower()
-    names = np.array([other.lower() for other in truth.names], dtype=object)
+    names = np.array([other.lower() for other in truth.classes], dtype=object)
     hard = (
         (truth.occluded > MAX_OCCLUSION[difficulty])
         | (truth.truncated > MAX_TRUNCATION[difficulty])
-        | (truth.bbox[:, 3] - truth.bbox[:, 1] <= MIN_HEIGHT[difficulty])
+        | (truth.boxes2d[:, 3] - truth.boxes2d[:, 1] <= MIN_HEIGHT[difficulty])
     )
     truth_code = np.full(len(names), -1)
     truth_code[(names == NEIGHBOURS.get(wanted)) | ((names == wanted) & hard)] = 1
     truth_code[(names == wanted) & ~hard] = 0
-    same = np.array([other.lower() == wanted for other in scenes.detected.names], dtype=bool)
+    same = np.array([other.lower() == wanted for other in scenes.detected.classes], dtype=bool)
     # The official rule: a detection that is too small is ignored whatever its class, so it may still take a ground truth.
-    small = np.trunc(np.abs(scenes.detected.bbox[:, 3] - scenes.detected.bbox[:, 1])) < MIN_HEIGHT[difficulty]
+    small = np.trunc(np.abs(scenes.detected.boxes2d[:, 3] - scenes.detected.boxes2d[:, 1])) < MIN_HEIGHT[difficulty]
     return truth_code, np.where(small, 1, np.where(same, 0, -1))
 
 
 def _collect(ground_truth: Sequence[KittiObjects], detections: Sequence[KittiObjects]) -> _Scenes:
-    missing = next((image for image, objects in enumerate(detections) if objects.score is None and len(objects)), None)
+    missing = next((image for image, objects in enumerate(detections) if np.isnan(objects.scores).any()), None)
     if missing is not None:
         raise ValueError(f"the detections of image {missing} have no scores; result files need a 16th column")
     truth_counts, detection_counts = np.array([len(objects) for objects in ground_truth]), np.array([len(objects) for objects in detections])
     scenes = _Scenes(
         truth=_join(ground_truth),
         detected=_join(detections),
-        score=np.concatenate([np.zeros(0) if objects.score is None else objects.score for objects in detections]),
         truth_offsets=np.concatenate([[0], np.cumsum(truth_counts)]),
         detection_offsets=np.concatenate([[0], np.cumsum(detection_counts)]),
         pair_offsets=np.concatenate([[0], np.cumsum(truth_counts * detection_counts)]),
@@ -216,7 +215,7 @@ def _collect(ground_truth: Sequence[KittiObjects], detections: Sequence[KittiObj
     ious: dict[str, list[Float]] = {"2d": [], "bev": [], "3d": []}
     covered: dict[str, list[Float]] = {"2d": [], "bev": [], "3d": []}
     for truth, detected in zip(ground_truth, detections, strict=True):
-        stuff = np.array([name.lower() == "dontcare" for name in truth.names], dtype=bool)
+        stuff = np.array([name.lower() == "dontcare" for name in truth.classes], dtype=bool)
         for metric, (shared, of_truth, of_detected) in _shared(truth, detected).items():
             union = of_truth[:, None] + of_detected[None, :] - shared
             ious[metric].append((shared / np.where(union > 0, union, np.inf)).ravel())
@@ -229,20 +228,32 @@ def _collect(ground_truth: Sequence[KittiObjects], detections: Sequence[KittiObj
 
 def _shared(truth: KittiObjects, detected: KittiObjects) -> dict[str, tuple[Float, Float, Float]]:
     """Per metric: ``(G, D)`` intersections, ``(G,)`` and ``(D,)`` sizes."""
-    low = np.maximum(truth.bbox[:, None, :2], detected.bbox[None, :, :2])
-    high = np.minimum(truth.bbox[:, None, 2:], detected.bbox[None, :, 2:])
+    low = np.maximum(truth.boxes2d[:, None, :2], detected.boxes2d[None, :, :2])
+    high = np.minimum(truth.boxes2d[:, None, 2:], detected.boxes2d[None, :, 2:])
     image = np.prod(np.maximum(high - low, 0), axis=2)
-    boxes, others = truth.camera_boxes(), detected.camera_boxes()
+    boxes, others = _camera_boxes(truth), _camera_boxes(detected)
     area, volume = box_intersections(boxes, others)
     return {
-        "2d": (image, np.prod(truth.bbox[:, 2:] - truth.bbox[:, :2], axis=1), np.prod(detected.bbox[:, 2:] - detected.bbox[:, :2], axis=1)),
+        "2d": (
+            image,
+            np.prod(truth.boxes2d[:, 2:] - truth.boxes2d[:, :2], axis=1),
+            np.prod(detected.boxes2d[:, 2:] - detected.boxes2d[:, :2], axis=1),
+        ),
         "bev": (area, boxes[:, 3] * boxes[:, 4], others[:, 3] * others[:, 4]),
         "3d": (volume, boxes[:, 3] * boxes[:, 4] * boxes[:, 5], others[:, 3] * others[:, 4] * others[:, 5]),
     }
 
 
+def _camera_boxes(objects: KittiObjects) -> Float:
+    """``(M, 7)`` boxes with z up: x right, the camera's z (forward) as y, its -y as z. The location is the centre of the bottom face."""
+    height, width, length = objects.sizes.T
+    x, y, z = objects.centers.T
+    return np.stack([x, z, -y + 0.5 * height, length, width, height, -objects.rotation_y], axis=1)
+
+
 def _join(parts: Sequence[KittiObjects]) -> KittiObjects:
-    names = [name for objects in parts for name in objects.names]
-    columns = ("truncated", "occluded", "alpha", "bbox", "dimensions", "location", "rotation_y")
-    joined = {column: np.concatenate([getattr(objects, column) for objects in parts]) for column in columns}
-    return KittiObjects(names=names, **joined)
+    columns = ("truncated", "occluded", "alpha", "boxes2d", "sizes", "centers", "rotation_y", "scores")
+    return KittiObjects(
+        [name for objects in parts for name in objects.classes],
+        *(np.concatenate([getattr(objects, column) for objects in parts]) for column in columns),
+    )

@@ -1,0 +1,210 @@
+"""Is the representation alive? Effective rank, spread, alignment, uniformity, and a plain sentence when it collapses.
+
+RankMe: Garrido et al., ICML 2023, equation 1. Alignment and uniformity: Wang & Isola, ICML 2020, equations 2 and 3.
+Dimensional collapse: Jing et al., ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import torch
+from torch import Tensor
+
+
+def rank_me(features: Tensor, *, eps: float = 1e-7) -> float:
+    """RankMe of ``(N, C)`` features: exp of the entropy of the singular values over their sum. 1 to min(N, C), 0 if all are zero."""
+    return _entropy_rank(_singular_values(_matrix(features)), eps)
+
+
+def effective_rank(features: Tensor, *, eps: float = 1e-7) -> float:
+    """As :func:`rank_me`, of the centred features: directions in which the samples differ. A large common mean does not hide collapse."""
+    centred = _matrix(features)
+    return _entropy_rank(_singular_values(centred - centred.mean(dim=0)), eps)
+
+
+def feature_std(features: Tensor) -> float:
+    """Mean over channels of the standard deviation of the L2-normalised features, times sqrt(C): 1 when they fill the
+    sphere evenly, 0 when all samples agree (Chen & He, CVPR 2021, section 4.1)."""
+    x = _matrix(features)
+    x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return float(x.std(dim=0, correction=0).mean()) * math.sqrt(x.shape[1])
+
+
+def spread(features: Tensor) -> float:
+    """Root mean square distance of the samples from their mean over their root mean square length, 0 to 1."""
+    x = _matrix(features)
+    power = float(x.square().sum(dim=1).mean())
+    return math.sqrt(float((x - x.mean(dim=0)).square().sum(dim=1).mean()) / power) if power > 0 else 0.0
+
+
+def alignment(first: Tensor, second: Tensor, *, power: float = 2.0) -> float:
+    """Mean distance**power between L2-normalised positive pairs ``(N, C)``; 0 is perfectly aligned."""
+    if first.shape != second.shape:
+        raise ValueError(f"alignment needs pairs: expected equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}")
+    a, b = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12) for x in (_matrix(first), _matrix(second)))
+    return float((a - b).norm(dim=1).pow(power).mean())
+
+
+def uniformity(features: Tensor, *, t: float = 2.0) -> float:
+    """log mean exp(-t d^2) over pairs of L2-normalised ``(N, C)`` features; 0 is collapsed, lower is more uniform."""
+    x = _matrix(features)
+    if len(x) < 2:
+        raise ValueError(f"uniformity needs at least two samples, got {len(x)}")
+    x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return float(torch.pdist(x).square().mul(-t).exp().mean().log())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the monitor sees.
+
+    Attributes:
+        collapsed: True while the features have been collapsed for ``patience`` checks in a row.
+        message: one plain sentence when there is news (collapse, or recovery from it), otherwise empty.
+        summary: the state in one sentence, always.
+        rank: RankMe of the features.
+        effective_rank: rank of the centred features.
+        std: :func:`feature_std`.
+        spread: :func:`spread`.
+    """
+
+    collapsed: bool
+    message: str
+    summary: str
+    rank: float = math.nan
+    effective_rank: float = math.nan
+    std: float = math.nan
+    spread: float = math.nan
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars to log; empty where nothing could be measured."""
+        named = {"rankme": self.rank, "effective_rank": self.effective_rank, "feature_std": self.std, "feature_spread": self.spread}
+        return {name: value for name, value in named.items() if math.isfinite(value)}
+
+
+@dataclass(kw_only=True)
+class CollapseMonitor:
+    """Watches ``(N, C)`` features during training and says in a sentence when they collapse.
+
+    Three ways to collapse are told apart. *Constant*: every sample gets (nearly) the same vector. *Line*: the samples differ
+    along a single direction. *Shrunk*: the features fade to zero length. Each has a limit far from what healthy features
+    show and must hold ``patience`` checks in a row; an encoder that only begins with few directions (random, few channels)
+    is judged against its own start.
+
+    Attributes:
+        every: of the calls to :meth:`update`, every how many-th looks (it costs two small eigenvalue problems).
+        patience: checks in a row before the verdict.
+        max_samples: rows used of each batch, evenly spaced.
+        min_samples: fewer rows are not judged.
+        constant_spread: below this spread the features are constant.
+        line_rank: below this effective rank the features lie on a line.
+    """
+
+    every: int = 10
+    patience: int = 5
+    max_samples: int = 1024
+    min_samples: int = 16
+    constant_spread: float = 0.02
+    line_rank: float = 1.5
+    _calls: int = field(default=0, repr=False)
+    _last: Verdict = field(default=Verdict(collapsed=False, message="", summary="No features were seen yet."), repr=False)
+    _suspicions: deque[str] = field(default_factory=deque, repr=False)
+    _spreads: list[float] = field(default_factory=list, repr=False)
+    _ranks: list[float] = field(default_factory=list, repr=False)
+    _lengths: list[float] = field(default_factory=list, repr=False)
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars of the latest look."""
+        return self._last.metrics()
+
+    @torch.no_grad()
+    def update(self, features: Tensor) -> Verdict:
+        """Look at this step's features. Between looks the last verdict is repeated, without its message."""
+        self._calls += 1
+        if (self._calls - 1) % self.every:
+            return replace(self._last, message="")
+        before = self._last.collapsed
+        verdict = self._look(_matrix(features))
+        if verdict.collapsed != before:
+            message = verdict.summary if verdict.collapsed else f"The representation has recovered. {verdict.summary}"
+            verdict = replace(verdict, message=message)
+        self._last = verdict
+        return verdict
+
+    def _look(self, x: Tensor) -> Verdict:
+        if len(x) > self.max_samples:
+            x = x[torch.linspace(0, len(x) - 1, self.max_samples, device=x.device).long()]
+        if len(x) < self.min_samples:
+            return replace(
+                self._last, message="", summary=f"Too few feature rows to judge the representation: {len(x)} of at least {self.min_samples}."
+            )
+        if not torch.isfinite(x).all():
+            sentence = "The features contain NaN or infinity: training has diverged. Lower the learning rate or clip gradients harder."
+            return Verdict(collapsed=True, message="", summary=sentence)
+        x = x.cpu()
+        length = math.sqrt(float(x.square().sum(dim=1).mean()))
+        rank, spread_now = effective_rank(x), spread(x)
+        suspicion = self._suspect(length, rank, spread_now, x.shape[1])
+        self._remember(length, rank, spread_now)
+        self._suspicions.append(suspicion)
+        if len(self._suspicions) > self.patience:
+            self._suspicions.popleft()
+        collapsed = len(self._suspicions) == self.patience and all(self._suspicions)
+        sentence = (
+            f"The representation looks healthy: effective rank {rank:.1f} of {x.shape[1]}, spread {100 * spread_now:.0f} % of the feature length."
+        )
+        if suspicion:
+            sentence = f"The representation may be collapsing: {suspicion}"
+        if collapsed:
+            sentence = f"The representation has collapsed: for {self.patience} checks in a row {suspicion}"
+        return Verdict(collapsed=collapsed, message="", summary=sentence, rank=rank_me(x), effective_rank=rank, std=feature_std(x), spread=spread_now)
+
+    def _suspect(self, length: float, rank: float, spread_now: float, channels: int) -> str:
+        """Why these features look collapsed, or an empty string."""
+        usual_spread = median(self._spreads) if self._spreads else 1.0
+        usual_rank = median(self._ranks) if self._ranks else float(channels)
+        usual_length = median(self._lengths) if self._lengths else length
+        if length <= 1e-8 or length < 1e-4 * usual_length:
+            return f"the features have shrunk to length {length:.1e}. Check weight decay and whether the loss rewards small features."
+        if spread_now < self.constant_spread or spread_now < min(2.5 * self.constant_spread, 0.1 * usual_spread):
+            return (
+                f"all samples get nearly the same feature (spread {100 * spread_now:.2g} % of its length). "
+                "Lower the learning rate, raise the momentum of the target, or strengthen the term that keeps samples apart."
+            )
+        if channels > 2 and rank < self.line_rank and usual_rank > 2 * self.line_rank:
+            return (
+                f"the samples differ along a single direction (effective rank {rank:.2f} of {channels}, {usual_rank:.1f} at the start). "
+                "Add or strengthen a variance / covariance term, or lower the learning rate."
+            )
+        return ""
+
+    def _remember(self, length: float, rank: float, spread_now: float) -> None:
+        """The first checks tell what is usual for this encoder."""
+        if len(self._lengths) < self.patience:
+            self._lengths.append(length)
+            self._ranks.append(rank)
+            self._spreads.append(spread_now)
+
+
+def _matrix(features: Tensor) -> Tensor:
+    if features.ndim != 2 or features.numel() == 0:
+        raise ValueError(f"expected features of shape (N, C) with N, C > 0, got {tuple(features.shape)}")
+    return features.detach().double()
+
+
+def _singular_values(x: Tensor) -> Tensor:
+    """From the smaller Gram matrix: in double precision good to 1e-8 of the largest, below the eps of the entropy."""
+    gram = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+
+
+def _entropy_rank(singular_values: Tensor, eps: float) -> float:
+    total = singular_values.sum()
+    if float(total) <= 0:
+        return 0.0
+    share = singular_values / total + eps
+    return float(torch.exp(-(share * share.log()).sum()))

@@ -1,0 +1,228 @@
+"""Frozen-feature probes that need features and labels and nothing else: kNN, ridge, logistic, and one that runs while training.
+
+All are deterministic. A probe score means nothing without its protocol, so each result carries the number of rows, the
+class counts and the chance level it has to be read against.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore:
+    """Result of a probe on held-out rows.
+
+    Attributes:
+        balanced_accuracy: mean over classes of the share of their rows that was predicted right, 0 to 1.
+        accuracy: share of all rows.
+        chance: balanced accuracy of guessing: 1 / classes present in the held-out rows.
+        per_class: recall of each class; nan where it has no held-out row.
+        train_rows, test_rows: rows fitted and scored.
+        protocol: how, in a few words.
+    """
+
+    balanced_accuracy: float
+    accuracy: float
+    chance: float
+    per_class: tuple[float, ...]
+    train_rows: int
+    test_rows: int
+    protocol: str
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.balanced_accuracy:.1f} % balanced accuracy (chance {100 * self.chance:.1f} %), {self.protocol}, "
+            f"{self.train_rows} rows fitted, {self.test_rows} held out"
+        )
+
+
+def knn_predict(train: Tensor, train_labels: Tensor, test: Tensor, *, classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
+    """Weighted nearest neighbours on cosine similarity (Wu et al., CVPR 2018, section 3.4).
+
+    ``train (N, C)``, ``train_labels (N,)`` int64 in [0, classes), ``test (M, C)`` -> ``(M,)`` int64.
+    """
+    _check(train, train_labels, classes)
+    keys = torch.nn.functional.normalize(train.float(), dim=1)
+    queries = torch.nn.functional.normalize(test.float(), dim=1)
+    predictions = []
+    for chunk in queries.split(1024):
+        similarity, rows = (chunk @ keys.T).topk(min(k, len(keys)), dim=1)  # [m, k]
+        votes = torch.zeros(len(chunk), classes, device=train.device).scatter_add_(1, train_labels[rows], (similarity / temperature).exp())
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions) if predictions else train_labels.new_zeros(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """A fitted linear classifier on standardised features.
+
+    Attributes:
+        weight: ``(C, K)``. bias: ``(K,)``. mean, scale: ``(C,)`` of the rows it was fitted on. All float64.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``(N, C)`` -> ``(N, K)``."""
+        return ((features.double() - self.mean) / self.scale) @ self.weight + self.bias
+
+    def predict(self, features: Tensor) -> Tensor:
+        return self.logits(features).argmax(dim=1)
+
+
+def fit_ridge(features: Tensor, labels: Tensor, *, classes: int, penalty: float = 1e-3) -> LinearProbe:
+    """Ridge regression onto +-1 targets in closed form, every class with the same total weight.
+
+    ``W = (X' S X + penalty I)^-1 X' S Y`` with standardised X (weighted by S) and ``S`` summing to 1, in float64.
+
+    Args:
+        features: ``(N, C)``. labels: ``(N,)`` int64 in [0, classes).
+        penalty: relative to unit variance of a feature.
+    """
+    _check(features, labels, classes)
+    x, weight, mean, scale = _standardise(features, labels, classes)
+    targets = 2.0 * torch.nn.functional.one_hot(labels, classes).double() - 1.0
+    bias = weight @ targets
+    gram = x.T @ (weight[:, None] * x) + penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    solution = torch.cholesky_solve(x.T @ (weight[:, None] * (targets - bias)), torch.linalg.cholesky(gram))
+    return LinearProbe(weight=solution, bias=bias, mean=mean, scale=scale)
+
+
+def fit_logistic(features: Tensor, labels: Tensor, *, classes: int, penalty: float = 1e-3, iterations: int = 100) -> LinearProbe:
+    """Multinomial logistic regression from zero by L-BFGS, class-balanced, ``+ penalty / 2 |W|^2``; deterministic."""
+    _check(features, labels, classes)
+    x, weight, mean, scale = _standardise(features, labels, classes)
+    parameters = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=iterations, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = weight @ torch.nn.functional.cross_entropy(x @ parameters[:-1] + parameters[-1], labels, reduction="none")
+        loss = loss + 0.5 * penalty * parameters[:-1].square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimiser.step(closure)
+    fitted = parameters.detach()
+    return LinearProbe(weight=fitted[:-1], bias=fitted[-1], mean=mean, scale=scale)
+
+
+def score_predictions(predicted: Tensor, labels: Tensor, *, classes: int, train_rows: int, protocol: str) -> ProbeScore:
+    """Accuracies of ``predicted (N,)`` against ``labels (N,)``, with the chance level of the classes that occur."""
+    if not len(labels):
+        raise ValueError("a probe needs held-out rows to score, got none")
+    total = torch.bincount(labels, minlength=classes).double()
+    right = torch.bincount(labels[predicted == labels], minlength=classes).double()
+    recall = right / total  # nan for absent classes
+    present = total > 0
+    return ProbeScore(
+        balanced_accuracy=float(recall[present].mean()),
+        accuracy=float(right.sum() / total.sum()),
+        chance=1.0 / int(present.sum()),
+        per_class=tuple(recall.tolist()),
+        train_rows=train_rows,
+        test_rows=len(labels),
+        protocol=protocol,
+    )
+
+
+def knn_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, k: int = 20) -> ProbeScore:
+    """Fit on the first pair, score on the second."""
+    predicted = knn_predict(train, train_labels, test, classes=classes, k=k)
+    return score_predictions(predicted, test_labels, classes=classes, train_rows=len(train), protocol=f"kNN (k = {k}, cosine)")
+
+
+def ridge_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, penalty: float = 1e-3) -> ProbeScore:
+    """Fit on the first pair, score on the second."""
+    probe = fit_ridge(train, train_labels, classes=classes, penalty=penalty)
+    return score_predictions(probe.predict(test), test_labels, classes=classes, train_rows=len(train), protocol=f"ridge probe (penalty {penalty:g})")
+
+
+def logistic_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, penalty: float = 1e-3) -> ProbeScore:
+    """Fit on the first pair, score on the second."""
+    probe = fit_logistic(train, train_labels, classes=classes, penalty=penalty)
+    return score_predictions(
+        probe.predict(test), test_labels, classes=classes, train_rows=len(train), protocol=f"logistic probe (penalty {penalty:g})"
+    )
+
+
+class OnlineProbe:
+    """A ridge probe on the most recent features of a training run.
+
+    Rows go into two queues of fixed size, one to fit and one to score. A group (a scan, a clip) always stays on the side it
+    first went to, so neighbouring rows of one sample never sit on both; without groups whole calls alternate.
+
+    Args:
+        classes: number of classes K; labels are in [0, K), negative labels are left out.
+        capacity: rows kept per side.
+        min_rows: fewest rows a side needs before :meth:`score` answers.
+        penalty: of :func:`fit_ridge`.
+    """
+
+    def __init__(self, classes: int, *, capacity: int = 4096, min_rows: int = 64, penalty: float = 1e-3) -> None:
+        if classes < 2 or capacity < min_rows:
+            raise ValueError(f"expected at least 2 classes and capacity >= min_rows, got {classes} classes, capacity {capacity}, min_rows {min_rows}")
+        self.classes, self.capacity, self.min_rows, self.penalty = classes, capacity, min_rows, penalty
+        self._sides: dict[str, int] = {}
+        self._calls = 0
+        self._queues: tuple[deque[tuple[Tensor, Tensor]], deque[tuple[Tensor, Tensor]]] = (deque(), deque())
+
+    def add(self, features: Tensor, labels: Tensor | None, *, group: str | None = None) -> None:
+        """Queue ``(N, C)`` features with ``(N,)`` int64 labels; ``labels=None`` (data without labels) queues nothing."""
+        if labels is None:
+            return
+        if features.ndim != 2 or labels.shape != features.shape[:1]:
+            raise ValueError(f"expected features (N, C) and labels (N,), got {tuple(features.shape)} and {tuple(labels.shape)}")
+        known = (labels >= 0) & torch.isfinite(features).all(dim=1)
+        rows = (features.detach()[known].float().cpu(), labels.detach()[known].cpu().long())
+        if not len(rows[1]):
+            return
+        if group is None:
+            side = self._calls % 2
+            self._calls += 1
+        else:
+            side = self._sides.setdefault(group, len(self._sides) % 2)
+        queue = self._queues[side]
+        queue.append((rows[0][-self.capacity :], rows[1][-self.capacity :]))
+        excess = sum(len(part[1]) for part in queue) - self.capacity
+        while excess > 0:
+            oldest, targets = queue.popleft()
+            if len(targets) > excess:
+                queue.appendleft((oldest[excess:], targets[excess:]))
+            excess -= len(targets)
+
+    def score(self) -> ProbeScore | None:
+        """Fit on one side and score on the other; None without enough labelled rows, or with fewer than two classes on a side."""
+        sides = [(torch.cat([part[0] for part in queue]), torch.cat([part[1] for part in queue])) for queue in self._queues if queue]
+        if len(sides) < 2 or any(len(labels) < self.min_rows or len(labels.unique()) < 2 for _, labels in sides):
+            return None
+        (train, train_labels), (test, test_labels) = sides
+        return ridge_probe(train, train_labels, test, test_labels, classes=self.classes, penalty=self.penalty)
+
+
+def _check(features: Tensor, labels: Tensor, classes: int) -> None:
+    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+        raise ValueError(f"expected features (N, C) and labels (N,) with N > 0, got {tuple(features.shape)} and {tuple(labels.shape)}")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
+
+
+def _standardise(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Class-balanced row weights that sum to 1, and the features with weighted mean 0 and variance 1 (constant ones: 0)."""
+    x = features.detach().double()
+    counts = torch.bincount(labels, minlength=classes).double()
+    weight = (1.0 / counts)[labels]
+    weight = weight / weight.sum()
+    mean = weight @ x
+    std = (weight @ (x - mean).square()).sqrt()
+    scale = torch.where(std > 1e-8 * (1 + mean.abs()), std, torch.full_like(std, torch.inf))
+    return (x - mean) / scale, weight, mean, scale

@@ -65,11 +65,11 @@ def surface(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float
         walk = profile[LEFT_WALK] if offset > 0 else profile[RIGHT_WALK]
         return SIDEWALK if beyond < walk or side < 1.8 else TERRAIN
     if 0.0 <= length - profile[CROSSING] <= profile[CROSSING_LENGTH]:
-        return MARKING if math.fmod(offset + 100.0, 1.0) < 0.5 else ROAD
+        return MARKING if (offset + 100.0) % 1.0 < 0.5 else ROAD
     if side > 0.0:
         for k in range(int(profile[LINE_COUNT])):
             line, dashed = profile[FIRST_LINE + 2 * k], profile[FIRST_LINE + 2 * k + 1]
-            if abs(offset - line) < 0.07 and (dashed == 0.0 or math.fmod(length + 9000.0, 9.0) < 3.0):
+            if abs(offset - line) < 0.07 and (dashed == 0.0 or (length + 9000.0) % 9.0 < 3.0):
                 return MARKING
     return ROAD
 

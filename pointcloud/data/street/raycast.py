@@ -22,7 +22,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _FACE_SIDE, _FACE_START, _FACE_END = 0, 1, 2
-_SLOPE = 0.14
+_SLOPE = 0.07
 
 
 @njit(cache=True, nogil=True)

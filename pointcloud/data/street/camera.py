@@ -1,0 +1,190 @@
+"""Pinhole camera in the same scene: the same parts and the same ground, shaded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from suite3d.pointcloud.data.street import raycast
+from suite3d.pointcloud.data.street.config import StreetConfig
+from suite3d.pointcloud.data.street.ground import MARKING, ROAD, SIDEWALK, surface
+from suite3d.pointcloud.data.street.layout import Drive
+from suite3d.pointcloud.data.street.raycast import GROUND, NOTHING, uniform
+from suite3d.pointcloud.data.street.sensor import relative_poses, run_blocks, split
+from suite3d.pointcloud.data.street.shapes import CLASS_NAMES, LEAVES, WINDOWS
+
+MOUNT = np.array([0.27, 0.0, -0.08])
+"""Camera in the LiDAR frame, metres (as KITTI's left colour camera)."""
+
+SUN = np.array([0.45, 0.35, 0.82]) / np.linalg.norm([0.45, 0.35, 0.82])
+"""Direction towards the sun, world."""
+
+VIEW = 250.0
+"""Metres the camera sees."""
+
+
+@njit(cache=True, nogil=True)
+def _in_shadow(x: float, y: float, z: float, casters: NDArray[np.float64], sun: NDArray[np.float64]) -> bool:
+    """Whether the way to the sun passes through a caster's box (x, y, z, cos, sin, half length, half width, height)."""
+    for k in range(len(casters)):
+        q = casters[k]
+        ox, oy = x - q[0], y - q[1]
+        if ox * ox + oy * oy > 400.0:
+            continue
+        ox, oy, oz = q[3] * ox + q[4] * oy, q[3] * oy - q[4] * ox, z - q[2]
+        dx, dy = q[3] * sun[0] + q[4] * sun[1], q[3] * sun[1] - q[4] * sun[0]
+        enter, leave = 0.02, 60.0
+        for o, d, low, high in ((ox, dx, -q[5], q[5]), (oy, dy, -q[6], q[6]), (oz, sun[2], 0.25 * q[7], q[7])):
+            if abs(d) < 1e-9:
+                d = 1e-9
+            a, b = (low - o) / d, (high - o) / d
+            enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
+        if enter < leave:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _shade(
+    dirs: NDArray[np.float64],
+    distance: NDArray[np.float64],
+    part: NDArray[np.int32],
+    normal: NDArray[np.float32],
+    kind: NDArray[np.int8],
+    body: NDArray[np.int32],
+    colour: NDArray[np.float64],
+    optics: NDArray[np.float64],
+    texture: NDArray[np.int8],
+    poses: NDArray[np.float64],
+    casters: NDArray[np.float64],
+    fields: NDArray[np.float32],
+    profile: NDArray[np.float64],
+    site: NDArray[np.float64],
+    sun: NDArray[np.float64],
+    key: int,
+    start: int,
+    stop: int,
+    image: NDArray[np.uint8],
+) -> None:
+    """Lambertian shading, shadows of the road users, window grids, haze and sky into ``image (W, H, 3)``."""
+    rows = dirs.shape[1]
+    cos, sin = math.cos(site[3]), math.sin(site[3])
+    light = np.array([cos * sun[0] + sin * sun[1], cos * sun[1] - sin * sun[0], sun[2]])
+    rgb = np.empty(3)
+    for c in range(start, stop):
+        for r in range(rows):
+            dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
+            lift = min(max(dz * 2.2, 0.0), 1.0)
+            sky0, sky1, sky2 = 0.80 - 0.42 * lift, 0.86 - 0.28 * lift, 0.92 - 0.08 * lift
+            p, t = part[c, r], distance[c, r]
+            if p == NOTHING:
+                rgb[0], rgb[1], rgb[2] = sky0, sky1, sky2
+            else:
+                wx, wy = site[0] + t * (cos * dx - sin * dy), site[1] + t * (sin * dx + cos * dy)
+                wz = site[2] + t * dz
+                facing = normal[c, r, 0] * light[0] + normal[c, r, 1] * light[1] + normal[c, r, 2] * light[2]
+                grain = 0.0
+                if p == GROUND:
+                    grain = uniform(11, int(math.floor(wx * 12.0)) + 100000, int(math.floor(wy * 12.0)) + 100000) - 0.5
+                    ground = surface(fields, profile, site[4], site[5], wx, wy)
+                    if ground == ROAD:
+                        rgb[:] = 0.33
+                    elif ground == MARKING:
+                        rgb[:] = 0.86
+                    elif ground == SIDEWALK:
+                        rgb[0], rgb[1], rgb[2] = 0.58, 0.56, 0.53
+                    else:
+                        rgb[0], rgb[1], rgb[2] = 0.30, 0.42, 0.18
+                    grain *= 0.16
+                else:
+                    rgb[:] = colour[p]
+                    if kind[p] == LEAVES:
+                        grain = 0.45 * (uniform(key, c * rows + r, 5) - 0.5)
+                    if texture[p] > 0:
+                        pose = poses[body[p]]
+                        lx, ly = t * dx - pose[0], t * dy - pose[1]
+                        bc, bs = math.cos(pose[3]), math.sin(pose[3])
+                        u, v, w = bc * lx + bs * ly, bc * ly - bs * lx, t * dz - pose[2]
+                        across = u if abs(normal[c, r, 0] * bs - normal[c, r, 1] * bc) > 0.7 else v
+                        if texture[p] == WINDOWS:
+                            cell = (across + 400.0) % 2.6
+                            floor = (w + 30.0) % 2.9
+                            if 0.7 < cell < 1.9 and 0.3 < floor < 1.8 and w > 0.2 and abs(normal[c, r, 2]) < 0.5:
+                                rgb[0], rgb[1], rgb[2] = 0.20, 0.25, 0.31
+                        course = math.floor(w / 0.3)
+                        grain = 0.14 * (uniform(13, int(math.floor(across / 0.6 + 0.5 * (course % 2))) + 100000, int(course) + 1000) - 0.5)
+                    elif optics[p, 2] > 0.3:  # glass mirrors the sky
+                        rgb[0], rgb[1], rgb[2] = 0.6 * rgb[0] + 0.25 * sky0, 0.6 * rgb[1] + 0.25 * sky1, 0.6 * rgb[2] + 0.25 * sky2
+                lit = max(facing, 0.0)
+                if lit > 0.0 and t < 70.0 and _in_shadow(wx, wy, wz + 0.01, casters, sun) and (p == GROUND or kind[p] != LEAVES):
+                    lit = 0.0
+                shade = 0.46 + 0.10 * normal[c, r, 2] + 0.52 * lit
+                haze = 1.0 - math.exp(-t / 260.0)
+                rgb[0] = (rgb[0] * (1.0 + grain) * shade) * (1 - haze) + 0.80 * haze
+                rgb[1] = (rgb[1] * (1.0 + grain) * shade) * (1 - haze) + 0.86 * haze
+                rgb[2] = (rgb[2] * (1.0 + grain) * shade) * (1 - haze) + 0.92 * haze
+            for k in range(3):
+                image[c, r, k] = int(min(max(rgb[k], 0.0), 1.0) ** 0.85 * 255.0)
+
+
+class StreetCamera:
+    """Forward-looking pinhole camera.
+
+    Args:
+        config: image size.
+
+    Attributes:
+        intrinsics: ``(3, 3)`` float64 pixels.
+    """
+
+    def __init__(self, config: StreetConfig) -> None:
+        self._config = config
+        scale = config.image_width / 1242.0
+        self.focal, self.cx, self.cy = 721.5377 * scale, 609.5593 * scale, 172.854 * config.image_height / 375.0
+        self.intrinsics = np.array([[self.focal, 0.0, self.cx], [0.0, self.focal, self.cy], [0.0, 0.0, 1.0]])
+
+    def calibration(self) -> dict[str, Any]:
+        """KITTI's matrices: ``P2 (3, 4)``, ``R0_rect (3, 3)``, ``Tr_velo_to_cam (3, 4)``."""
+        turn = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+        return {
+            "P2": np.concatenate([self.intrinsics, np.zeros((3, 1))], axis=1),
+            "R0_rect": np.eye(3),
+            "Tr_velo_to_cam": np.concatenate([turn, -(turn @ MOUNT)[:, None]], axis=1),
+            "image_size": (self._config.image_height, self._config.image_width),
+        }
+
+    def render(self, drive: Drive, moment: int, key: int) -> NDArray[np.uint8]:
+        """``(H, W, 3)`` picture at column ``moment`` of the drive's poses."""
+        config, parts, street = self._config, drive.parts, drive.street
+        lidar = drive.ego[moment]
+        cos, sin = np.cos(lidar[3]), np.sin(lidar[3])
+        viewer = lidar + np.array([cos * MOUNT[0] - sin * MOUNT[1], sin * MOUNT[0] + cos * MOUNT[1], MOUNT[2], 0.0])
+        poses = relative_poses(drive.poses[:, moment], viewer)
+        u, v = np.meshgrid(np.arange(config.image_width), np.arange(config.image_height), indexing="ij")
+        dirs = np.stack([np.ones(u.shape), -(u - self.cx) / self.focal, -(v - self.cy) / self.focal], axis=-1)
+        dirs /= np.linalg.norm(dirs, axis=-1, keepdims=True)
+        placed, corners, near = raycast.place_parts(parts.kind, parts.body, parts.params, parts.low, parts.high, poses, VIEW)
+        bounds = raycast.pinhole_bounds(corners, near, self.focal, self.cx, self.cy, config.image_width, config.image_height)
+        order = np.argsort(near[:, 0], kind="stable")
+        order = order[(bounds[:, 1] >= bounds[:, 0])[order]]
+        site = np.array([*viewer, street.x0, street.y0])
+        users = np.array([body.name in CLASS_NAMES for body in drive.bodies], dtype=bool)
+        users &= np.linalg.norm(poses[:, :2], axis=1) < 80.0
+        where, size = drive.poses[users, moment], drive.sizes[users]
+        casters = np.concatenate([where[:, :3], np.cos(where[:, 3:]), np.sin(where[:, 3:]), size[:, :2] / 2 * 0.96, size[:, 2:]], axis=1)
+        distance, part, normal = np.empty(u.shape), np.empty(u.shape, dtype=np.int32), np.zeros((*u.shape, 3), dtype=np.float32)
+        image = np.empty((*u.shape, 3), dtype=np.uint8)
+
+        def columns(block: tuple[int, int]) -> None:
+            raycast.cast(dirs, order, bounds, near, parts.kind, placed, parts.optics, street.fields, street.profile, site, VIEW, key, *block, distance, part, normal)
+            _shade(
+                dirs, distance, part, normal, parts.kind, parts.body, parts.colour, parts.optics, parts.texture, poses, casters, street.fields, street.profile, site, SUN,
+                key, *block, image,
+            )  # fmt: skip
+
+        run_blocks(columns, split(config.image_width, config.threads), config.threads)
+        return np.ascontiguousarray(image.transpose(1, 0, 2))

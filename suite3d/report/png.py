@@ -1,0 +1,108 @@
+"""PNG files without an imaging library (PNG specification, W3C 2003: 8-bit grey or RGB, filters 0-4, no interlace)."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _chunk(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def encode_png(image: NDArray[np.uint8], *, level: int = 6) -> bytes:
+    """PNG bytes of an image.
+
+    Args:
+        image: ``(H, W, 3)`` RGB or ``(H, W)`` grey, uint8.
+        level: zlib compression, 0-9.
+
+    Raises:
+        ValueError: another shape or dtype, or an empty image.
+    """
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
+        raise ValueError(f"encode_png expected a non-empty (H, W, 3) or (H, W) uint8 image, got {image.shape} {image.dtype}")
+    height, width = image.shape[:2]
+    flat = np.ascontiguousarray(image).reshape(height, -1)
+    step = 3 if image.ndim == 3 else 1
+    rows = np.empty((height, 1 + flat.shape[1]), dtype=np.uint8)
+    rows[:, 0] = 1  # filter "Sub": each byte minus the same channel of the pixel before
+    rows[:, 1 : 1 + step] = flat[:, :step]
+    rows[:, 1 + step :] = flat[:, step:] - flat[:, :-step]
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), level)) + _chunk(b"IEND", b"")
+
+
+def write_png(path: str | Path, image: NDArray[np.uint8], *, level: int = 6) -> None:
+    """Write an image atomically (temporary name, then rename). See :func:`encode_png`."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(encode_png(image, level=level))
+    os.replace(temporary, target)
+
+
+def _unfilter(kind: int, row: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
+    if kind == 0:
+        return row
+    if kind == 1:
+        return np.cumsum(row.reshape(-1, step), axis=0, dtype=np.uint8).reshape(-1)
+    if kind == 2:
+        return row + above
+    if kind not in (3, 4):
+        raise ValueError(f"PNG filter types are 0 to 4, got {kind}")
+    out = [int(value) for value in row]
+    up = [int(value) for value in above]
+    for i, value in enumerate(out):
+        a, b, c = (out[i - step], up[i], up[i - step]) if i >= step else (0, up[i], 0)
+        if kind == 3:
+            out[i] = (value + (a + b) // 2) & 255
+        else:
+            guess = a + b - c
+            pa, pb, pc = abs(guess - a), abs(guess - b), abs(guess - c)
+            out[i] = (value + (a if pa <= pb and pa <= pc else b if pb <= pc else c)) & 255
+    return np.array(out, dtype=np.uint8)
+
+
+def read_png(path: str | Path) -> NDArray[np.uint8]:
+    """``(H, W, 3)`` or ``(H, W)`` uint8 image of an 8-bit, non-interlaced grey, RGB or RGBA (alpha dropped) file.
+
+    Raises:
+        ValueError: not a PNG, damaged, or a variant that is not supported.
+    """
+    data = Path(path).read_bytes()
+    if not data.startswith(_SIGNATURE):
+        raise ValueError(f"{path}: expected a PNG signature, got {data[:8]!r}")
+    at, packed, header = 8, b"", None
+    while at + 12 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        payload = data[at + 8 : at + 8 + size]
+        if len(payload) != size or struct.unpack(">I", data[at + 8 + size : at + 12 + size].ljust(4, b"\0"))[0] != zlib.crc32(kind + payload):
+            raise ValueError(f"{path}: damaged or truncated {kind!r} chunk")
+        if kind == b"IHDR":
+            header = struct.unpack(">IIBBBBB", payload)
+        packed += payload if kind == b"IDAT" else b""
+        at += 12 + size
+        if kind == b"IEND":
+            break
+    if header is None or header[2] != 8 or header[3] not in (0, 2, 6) or header[6] != 0:
+        raise ValueError(f"{path}: expected an 8-bit grey, RGB or RGBA image without interlace, got header {header}")
+    width, height, step = header[0], header[1], {0: 1, 2: 3, 6: 4}[header[3]]
+    try:
+        raw = np.frombuffer(zlib.decompress(packed), dtype=np.uint8)
+    except zlib.error as error:
+        raise ValueError(f"{path}: damaged image data ({error})") from error
+    if raw.size != height * (1 + width * step):
+        raise ValueError(f"{path}: expected {height * (1 + width * step)} bytes of pixels, got {raw.size}")
+    rows = raw.reshape(height, -1)
+    image = np.zeros((height, width * step), dtype=np.uint8)
+    for y in range(height):
+        image[y] = _unfilter(int(rows[y, 0]), rows[y, 1:], image[y - 1] if y else np.zeros_like(image[0]), step)
+    shaped = image.reshape(height, width, step)
+    return shaped[..., 0].copy() if step == 1 else shaped[..., :3].copy()

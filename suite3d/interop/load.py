@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -95,6 +95,10 @@ class LoadReport:
     def share(self) -> float:
         """Loaded share of the module's parameters, in [0, 1]."""
         return self.loaded_parameters / max(self.total_parameters, 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as json."""
+        return {**asdict(self), "share": self.share}
 
     def __str__(self) -> str:
         total = len(self.matched) + len(self.reshaped) + len(self.mismatched) + len(self.missing)

@@ -82,5 +82,6 @@ def decide_layout(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *,
     if not candidates:
         raise UndecidedLayout("the sparse weights of this file contradict each other: no one layout gives all of them the model's shapes")
     raise UndecidedLayout(
-        f"the shapes of the {votes} sparse weights fit {sorted(candidates)} alike, and a guess could be silently wrong: say layout= which spconv wrote the file"
+        f"the shapes of the {votes} sparse weights fit {sorted(candidates)} alike, and a guess could be silently wrong: "
+        "say with layout= which spconv wrote the file"
     )

@@ -78,10 +78,16 @@ def load_lidar_weights(
 
 def _read(path: Path) -> _Stored:
     if path.suffix == ".safetensors":
-        description = read_metadata(path).get("description", {})
+        metadata = read_metadata(path)
+        description = metadata.get("description", {})
         columns = description.get("input_columns")
         note = f" ({description['class']})" if "class" in description else ""
-        return _Stored(state=_with_parts(read_checkpoint(path)), columns=None if columns is None else tuple(columns), layout="spconv2", note=note)
+        return _Stored(
+            state=_with_parts({from_openpcdet_key(key): tensor for key, tensor in read_checkpoint(path).items()}),
+            columns=None if columns is None else tuple(columns),
+            layout="spconv2" if metadata else None,
+            note=note,
+        )
     content = read_torch(path)
     if isinstance(content, dict) and "model_state" in content:
         file = read_openpcdet(path)

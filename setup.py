@@ -57,6 +57,10 @@ def wheel_command() -> dict[str, Any]:
 setup(
     packages=packages(),
     package_dir={**FOLDERS, "suite3d.configs": "configs"},
-    package_data={"suite3d": ["py.typed", "report/*.html", "report/*.css", "report/*.js"], "suite3d.configs": ["*.yaml"], "suite3d.ops": ["lib/*.so", "csrc/*.h", "csrc/*/*"]},
+    package_data={
+        "suite3d": ["py.typed", "report/*.html", "report/*.css", "report/*.js"],
+        "suite3d.configs": ["*.yaml"],
+        "suite3d.ops": ["lib/*.so", "csrc/*.h", "csrc/*/*"],
+    },
     cmdclass={"build_py": BuildWithOps, **wheel_command()},
 )

@@ -44,10 +44,24 @@ _PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
 _FINETUNE = "suite3d.pointcloud.recipes.finetune"
 
 RECIPES = (
-    Recipe(name="mv_jar", stage="pretrain", modality="LiDAR", family="masked modelling", paper="MV-JAR, CVPR 2023", target=f"{_PRETRAIN}:MVJARRecipe"),
-    Recipe(name="voxel_mae", stage="pretrain", modality="LiDAR", family="masked modelling", paper="Voxel-MAE, WACVW 2023", target=f"{_PRETRAIN}:VoxelMAERecipe"),
     Recipe(
-        name="occupancy_mae", stage="pretrain", modality="LiDAR", family="masked modelling", paper="Occupancy-MAE, TIV 2023", target=f"{_PRETRAIN}:OccupancyMAERecipe"
+        name="mv_jar", stage="pretrain", modality="LiDAR", family="masked modelling", paper="MV-JAR, CVPR 2023", target=f"{_PRETRAIN}:MVJARRecipe"
+    ),
+    Recipe(
+        name="voxel_mae",
+        stage="pretrain",
+        modality="LiDAR",
+        family="masked modelling",
+        paper="Voxel-MAE, WACVW 2023",
+        target=f"{_PRETRAIN}:VoxelMAERecipe",
+    ),
+    Recipe(
+        name="occupancy_mae",
+        stage="pretrain",
+        modality="LiDAR",
+        family="masked modelling",
+        paper="Occupancy-MAE, TIV 2023",
+        target=f"{_PRETRAIN}:OccupancyMAERecipe",
     ),
     Recipe(
         name="bev_contrast",

@@ -60,7 +60,9 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 def world(device: str = "auto") -> Iterator[World]:
     """Join the process group that torchrun or SLURM describes in the environment; leave it at the end."""
     environment = os.environ
-    size = int(environment.get("WORLD_SIZE", environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment and "MASTER_ADDR" in environment else "1"))
+    size = int(
+        environment.get("WORLD_SIZE", environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment and "MASTER_ADDR" in environment else "1")
+    )
     rank = int(environment.get("RANK", environment.get("SLURM_PROCID", "0"))) if size > 1 else 0
     local = int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", "0"))) if size > 1 else 0
     chosen = pick_device(device, local)

@@ -67,7 +67,9 @@ class Trainer:
         compiled: nn.Module = torch.compile(model) if self.config.compile else model  # type: ignore[assignment]
         if self.world.size == 1:
             return compiled
-        return DistributedDataParallel(compiled, device_ids=[self.world.device] if self.world.device.type == "cuda" else None, find_unused_parameters=True)
+        return DistributedDataParallel(
+            compiled, device_ids=[self.world.device] if self.world.device.type == "cuda" else None, find_unused_parameters=True
+        )
 
     def _resume(self) -> int:
         state = load_checkpoint(self.run.path / "checkpoints", device=self.world.device)
@@ -171,7 +173,9 @@ class Trainer:
         names = [name for item in loaded for name in item.batch.names]
         self.run.nonfinite(self.step, names)
         if self.bad_steps >= MAX_NONFINITE:
-            raise NonFiniteLoss(f"the loss was not finite for {MAX_NONFINITE} steps in a row; the samples are listed in {self.run.path / 'nonfinite.jsonl'}, the last were {names}")
+            raise NonFiniteLoss(
+                f"the loss was not finite for {MAX_NONFINITE} steps in a row; the samples are listed in {self.run.path / 'nonfinite.jsonl'}, the last were {names}"
+            )
         return False
 
     def _record(self, outputs: list[Output], scalars: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ class PairBatch:
         return PairBatch(
             first=self.first.to(device, non_blocking=non_blocking),
             second=self.second.to(device, non_blocking=non_blocking),
-            second_to_first=move(self.second_to_first),
+            second_to_first=self.second_to_first.to(device, non_blocking=non_blocking),
             first_rows=move(self.first_rows),
             second_rows=move(self.second_rows),
             regions=move(self.regions),
@@ -142,6 +142,7 @@ def collate_frames(frames: Sequence[Frame], seeds: Sequence[int], *, class_names
         boxes = [torch.from_numpy(np.ascontiguousarray(frame.boxes, dtype=np.float32)) for frame in kept]
         labels = [torch.tensor([index[name] for name in frame.classes], dtype=torch.int64) for frame in kept]
     counts = torch.tensor([0] + [len(frame.xyz) for frame in frames], dtype=torch.int64)
+    poses = [frame.pose for frame in frames if frame.pose is not None]
     join = lambda arrays: torch.from_numpy(np.concatenate(arrays))  # noqa: E731
     return PointBatch(
         xyz=join([frame.xyz for frame in frames]),
@@ -152,7 +153,7 @@ def collate_frames(frames: Sequence[Frame], seeds: Sequence[int], *, class_names
         seeds=list(seeds),
         boxes=boxes,
         labels=labels,
-        poses=torch.from_numpy(np.stack([frame.pose for frame in frames])) if all(frame.pose is not None for frame in frames) else None,
+        poses=torch.from_numpy(np.stack(poses)) if len(poses) == len(frames) else None,
         point_labels=join([frame.point_labels for frame in frames]) if all(frame.point_labels is not None for frame in frames) else None,
         frames=list(frames),
     )

@@ -107,21 +107,9 @@ def load_points(
 
 def _settle(path: Path, raw: RawPoints, intensity_scale: float | None) -> Points:
     """Drop bad rows, bring units to the contract, give float32."""
-    xyz, fields = raw.xyz, raw.fields
-    total = len(xyz)
-    if not total:
+    if not len(raw.xyz):
         raise BadSample(path, "no points")
-    good = np.isfinite(xyz).all(axis=1)
-    no_return = int(total - good.sum()) if raw.sparse else 0
-    for values in fields.values():
-        good &= np.isfinite(values)
-    dropped = int(total - good.sum())
-    if dropped == total:
-        raise BadSample(path, f"all {total} points hold NaN or Inf")
-    if dropped - no_return > MAX_BAD_SHARE * total:
-        raise BadSample(path, f"{dropped} of {total} points ({dropped / total:.0%}) hold NaN or Inf, more than {MAX_BAD_SHARE:.0%}")
-    if dropped:
-        xyz, fields = xyz[good], {name: values[good] for name, values in fields.items()}
+    xyz, fields, dropped = _finite_rows(path, raw)
     channels = tuple(name for name in CHANNELS if name in fields)
     feats = np.empty((len(xyz), len(channels)), dtype=np.float32)
     scale = 1.0
@@ -137,6 +125,24 @@ def _settle(path: Path, raw: RawPoints, intensity_scale: float | None) -> Points
         origin = np.round(xyz.mean(axis=0, dtype=np.float64))
         xyz = xyz - origin
     return Points(np.ascontiguousarray(xyz, dtype=np.float32), feats, channels, dropped, origin, scale)
+
+
+def _finite_rows(path: Path, raw: RawPoints) -> tuple[NDArray[Any], dict[str, NDArray[Any]], int]:
+    """Coordinates and fields without the rows that hold NaN or Inf, and how many those were."""
+    xyz, fields, total = raw.xyz, raw.fields, len(raw.xyz)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if all(np.isfinite(array.sum(dtype=np.float64)) for array in (xyz, *fields.values())):
+            return xyz, fields, 0
+    good = np.isfinite(xyz).all(axis=1)
+    no_return = int(total - good.sum()) if raw.sparse else 0
+    for column in fields.values():
+        good &= np.isfinite(column)
+    dropped = int(total - good.sum())
+    if dropped == total:
+        raise BadSample(path, f"all {total} points hold NaN or Inf")
+    if dropped - no_return > MAX_BAD_SHARE * total:
+        raise BadSample(path, f"{dropped} of {total} points ({dropped / total:.0%}) hold NaN or Inf, more than {MAX_BAD_SHARE:.0%}")
+    return xyz[good], {name: column[good] for name, column in fields.items()}, dropped
 
 
 def _intensity_scale(values: NDArray[Any]) -> float:

@@ -73,7 +73,7 @@ class KittiObject(FrameDataset):
             raise FileNotFoundError(
                 f"{self.root}: sequence='drive' needs the devkit's train_mapping.txt and train_rand.txt in ImageSets, mapping or the root"
             )
-        one = {name: self.root.name for name in self.ids} if sequence == "one" else {}
+        one = dict.fromkeys(self.ids, self.root.name) if sequence == "one" else {}
         self._sequence = one or drives
         self._labelled = {path.stem for path in (self.folder / "label_2").glob("*.txt")}
         provides = {"boxes"} if any(name in self._labelled for name in self.ids) else set()

@@ -62,7 +62,7 @@ class KittiCalibration:
 
     @property
     def rect_to_lidar(self) -> NDArray[np.float64]:
-        return np.linalg.inv(self.lidar_to_rect)
+        return np.linalg.inv(self.lidar_to_rect).astype(np.float64)
 
     @property
     def lidar_to_image(self) -> NDArray[np.float64]:

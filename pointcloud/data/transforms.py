@@ -137,7 +137,8 @@ class RangeFilter:
         if frame.boxes is None:
             return frame
         center = frame.boxes[:, :2]
-        return frame.keep_boxes(((center >= low[:2]) & (center < high[:2])).all(axis=1))
+        inside = (center >= low[:2]) & (center < high[:2])
+        return frame.keep_boxes(np.asarray(inside.all(axis=1)))
 
 
 @dataclass(frozen=True, kw_only=True)

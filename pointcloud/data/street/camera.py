@@ -180,7 +180,24 @@ class StreetCamera:
         image = np.empty((*u.shape, 3), dtype=np.uint8)
 
         def columns(block: tuple[int, int]) -> None:
-            raycast.cast(dirs, order, bounds, near, parts.kind, placed, parts.optics, street.fields, street.profile, site, VIEW, key, *block, distance, part, normal)
+            raycast.cast(
+                dirs,
+                order,
+                bounds,
+                near,
+                parts.kind,
+                placed,
+                parts.optics,
+                street.fields,
+                street.profile,
+                site,
+                VIEW,
+                key,
+                *block,
+                distance,
+                part,
+                normal,
+            )
             _shade(
                 dirs, distance, part, normal, parts.kind, parts.body, parts.colour, parts.optics, parts.texture, poses, casters, street.fields, street.profile, site, SUN,
                 key, *block, image,

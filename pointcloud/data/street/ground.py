@@ -48,10 +48,20 @@ def sample(fields: NDArray[np.float32], x0: float, y0: float, x: float, y: float
 @njit(cache=True, nogil=True)
 def height(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float, y0: float, x: float, y: float) -> float:
     """Ground height at a world position, metres."""
-    relief, offset, side, _ = sample(fields, x0, y0, x, y)
+    u = min(max((x - x0) / CELL, 0.0), fields.shape[0] - 1.000001)
+    v = min(max((y - y0) / CELL, 0.0), fields.shape[1] - 1.000001)
+    i, j = int(u), int(v)
+    u -= i
+    v -= j
+    p, q, r, s = fields[i, j], fields[i, j + 1], fields[i + 1, j], fields[i + 1, j + 1]
+    a, b, c, d = (1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v
+    relief = a * p[0] + b * q[0] + c * r[0] + d * s[0]
+    offset = a * p[1] + b * q[1] + c * r[1] + d * s[1]
     beyond = max(offset - profile[LEFT], -profile[RIGHT] - offset)
-    rise = min(max(min(beyond, side) / KERB, 0.0), 1.0)
-    return relief + profile[KERB_HEIGHT] * rise
+    if beyond <= 0.0:
+        return relief
+    side = a * p[2] + b * q[2] + c * r[2] + d * s[2]
+    return relief + profile[KERB_HEIGHT] * min(max(min(beyond, side) / KERB, 0.0), 1.0)
 
 
 @njit(cache=True, nogil=True)

@@ -181,5 +181,9 @@ def _corners(scene: Scene, rng: np.random.Generator, config: StreetConfig) -> No
             if street.left if sign > 0 else street.right:
                 for edge in (-1, 1):
                     body = scenery.traffic_light(rng) if lights else scenery.traffic_sign(rng)
-                    path = scene.path(np.array(street.length + edge * (street.half + 1.0)), np.array(sign * (scene.street.half[k] + 0.6)), 0.0 if sign < 0 else np.pi)
+                    path = scene.path(
+                        np.array(street.length + edge * (street.half + 1.0)),
+                        np.array(sign * (scene.street.half[k] + 0.6)),
+                        0.0 if sign < 0 else np.pi,
+                    )
                     scene.put(body, path, margin=0.05, footprint=np.array([0.3, 0.3]))

@@ -223,37 +223,43 @@ def _hit_cylinder(q: NDArray[np.float64], dx: float, dy: float, dz: float) -> tu
 
 @njit(cache=True, nogil=True)
 def _hit_ground(
-    fields: NDArray[np.float32], profile: NDArray[np.float64], site: NDArray[np.float64], dx: float, dy: float, dz: float, best: float
-) -> float:
-    """March along a world-aligned ray; steps are safe for the smooth relief, a kerb that is stepped over is bisected."""
+    fields: NDArray[np.float32],
+    profile: NDArray[np.float64],
+    site: NDArray[np.float64],
+    dx: float,
+    dy: float,
+    dz: float,
+    clear: float,
+    best: float,
+) -> tuple[float, float]:
+    """March along a world-aligned ray from distance ``clear``, up to which there is no ground.
+
+    Steps are safe for the smooth relief; what they overshoot (a kerb, the last centimetres) is closed by regula falsi.
+    Returns the distance (inf without a hit) and a distance up to which there is surely no ground.
+    """
     x, y, z = site[0], site[1], site[2]
-    flat = math.hypot(dx, dy)
-    t, last = 0.0, 0.0
-    for _ in range(60):
+    fall = _SLOPE * math.hypot(dx, dy) - dz
+    t = last = clear
+    gap = before = z + t * dz - height(fields, profile, site[4], site[5], x + t * dx, y + t * dy)
+    steps = 0
+    while gap >= 0.0:
+        if t >= best or fall <= 1e-6 or steps == 80:
+            return np.inf, last
+        steps += 1
+        last, before = t, gap
+        t = min(t + gap / fall + 0.003 * t + 0.002, best)
         gap = z + t * dz - height(fields, profile, site[4], site[5], x + t * dx, y + t * dy)
-        if gap < 0.0:
+    low, high, end, below = last, t, before, gap
+    for _ in range(30):
+        t = low + (high - low) * end / (end - below)
+        gap = z + t * dz - height(fields, profile, site[4], site[5], x + t * dx, y + t * dy)
+        if abs(gap) < 1e-4 or high - low < 1e-4:
             break
-        fall = _SLOPE * flat - dz
-        if fall <= 1e-6:
-            return np.inf
-        last = t
-        t += gap / fall + 0.002 * t + 0.002
-        if t > best:
-            if last >= best:
-                return np.inf
-            t = best
-            if z + t * dz - height(fields, profile, site[4], site[5], x + t * dx, y + t * dy) >= 0.0:
-                return np.inf
-            break
-    else:
-        return np.inf
-    for _ in range(18):
-        mid = 0.5 * (last + t)
-        if z + mid * dz - height(fields, profile, site[4], site[5], x + mid * dx, y + mid * dy) < 0.0:
-            t = mid
+        if gap > 0.0:
+            low, end, below = t, gap, 0.5 * below  # Illinois: halve the stale end
         else:
-            last = mid
-    return 0.5 * (last + t)
+            high, below, end = t, gap, 0.5 * end
+    return t, last
 
 
 @njit(cache=True, nogil=True)
@@ -344,16 +350,23 @@ def cast(
                         faces[c - start, r] = face
     cos, sin = math.cos(site[3]), math.sin(site[3])
     for c in range(start, stop):
-        for r in range(rows):
+        rising = dirs[c, 0, 2] <= dirs[c, rows - 1, 2]
+        clear = 0.0  # horizontal distance without ground; a higher ray of the same vertical plane cannot meet it earlier
+        for k in range(rows):
+            r = k if rising else rows - 1 - k
             dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
             wx, wy = cos * dx - sin * dy, sin * dx + cos * dy
-            t = _hit_ground(fields, profile, site, wx, wy, dz, distance[c, r])
+            flat = math.hypot(dx, dy)
+            t, free = np.inf, 0.0
+            if clear / flat < distance[c, r]:
+                t, free = _hit_ground(fields, profile, site, wx, wy, dz, clear / flat, distance[c, r])
+                clear = max(clear, free * flat - 1e-6)
             if t < np.inf:
                 distance[c, r], part[c, r] = t, GROUND
                 x, y = site[0] + t * wx, site[1] + t * wy
-                gx = height(fields, profile, site[4], site[5], x + 0.1, y) - height(fields, profile, site[4], site[5], x - 0.1, y)
-                gy = height(fields, profile, site[4], site[5], x, y + 0.1) - height(fields, profile, site[4], site[5], x, y - 0.1)
-                gx, gy = -gx / 0.2, -gy / 0.2
+                here = height(fields, profile, site[4], site[5], x, y)
+                gx = (here - height(fields, profile, site[4], site[5], x + 0.05, y)) / 0.05
+                gy = (here - height(fields, profile, site[4], site[5], x, y + 0.05)) / 0.05
                 size = math.sqrt(gx * gx + gy * gy + 1.0)
                 normal[c, r, 0], normal[c, r, 1], normal[c, r, 2] = (cos * gx + sin * gy) / size, (cos * gy - sin * gx) / size, 1.0 / size
             elif part[c, r] == NOTHING:

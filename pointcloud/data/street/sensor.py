@@ -157,10 +157,39 @@ class SpinningLidar:
 
         def columns(block: tuple[int, int]) -> None:
             raycast.cast(
-                self.dirs, order, bounds, near, parts.kind, placed, parts.optics, street.fields, street.profile, site, config.max_range, key, *block, distance, part, normal
+                self.dirs,
+                order,
+                bounds,
+                near,
+                parts.kind,
+                placed,
+                parts.optics,
+                street.fields,
+                street.profile,
+                site,
+                config.max_range,
+                key,
+                *block,
+                distance,
+                part,
+                normal,
             )
             _receive(
-                self.dirs, distance, part, normal, parts.optics, parts.label, GROUND_OPTICS, street.fields, street.profile, site, noise, key + 1, *block, measured, label
+                self.dirs,
+                distance,
+                part,
+                normal,
+                parts.optics,
+                parts.label,
+                GROUND_OPTICS,
+                street.fields,
+                street.profile,
+                site,
+                noise,
+                key + 1,
+                *block,
+                measured,
+                label,
             )
 
         run_blocks(columns, split(config.azimuths, config.threads), config.threads)

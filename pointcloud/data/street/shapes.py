@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +71,9 @@ RETRO = Material(1.0, 0.1)
 PLASTIC = Material(0.25, 0.7)
 
 Colour = tuple[float, float, float]
+Point = tuple[float, float, float]
+Span = tuple[float, float]
+_LABEL = {name: number for number, name in enumerate(POINT_CLASSES)}
 
 
 def paint(colour: Colour) -> Material:
@@ -77,14 +81,14 @@ def paint(colour: Colour) -> Material:
     return Material(0.08 + 0.5 * sum(colour) / 3, 0.75, 0.05)
 
 
-@dataclass
+@dataclass(slots=True)
 class Part:
-    """One primitive in its body's frame (x forward, y left, z up from the ground)."""
+    """One primitive in its body's frame (x forward, y left, z up from the ground); plain floats, packed later."""
 
     kind: int
-    params: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    params: list[float]
+    low: list[float]
+    high: list[float]
     material: Material
     colour: Colour
     label: int
@@ -99,136 +103,87 @@ class Body:
     Attributes:
         name: a name out of :data:`POINT_CLASSES`; parts may carry other labels (trunk and vegetation of a tree).
         parts: the primitives.
-        size: ``(3,)`` extents of the parts along x, y, z after :meth:`settle`.
     """
 
     name: str
     parts: list[Part] = field(default_factory=list)
 
-    def _add(
-        self,
-        kind: int,
-        values: list[float],
-        low: list[float],
-        high: list[float],
-        material: Material,
-        colour: Colour,
-        label: str,
-        porosity: float,
-        texture: int,
-    ) -> None:
-        params = np.zeros(PARAMS)
-        params[: len(values)] = values
-        self.parts.append(
-            Part(
-                kind,
-                params,
-                np.array(low, dtype=float),
-                np.array(high, dtype=float),
-                material,
-                colour,
-                POINT_CLASSES.index(label or self.name),
-                porosity,
-                texture,
-            )
-        )
-
     def box(
         self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        z: tuple[float, float],
+        x: Span,
+        y: Span,
+        z: Span,
         material: Material,
         colour: Colour,
         *,
-        top_x: tuple[float, float] | None = None,
-        top_y: tuple[float, float] | None = None,
+        top_x: Span | None = None,
+        top_y: Span | None = None,
         label: str = "",
         porosity: float = 0.0,
         texture: int = FLAT,
     ) -> Body:
         """Add a box, tapered towards ``top_x`` / ``top_y`` at its upper face."""
         tx, ty = top_x or x, top_y or y
-        rise = z[1] - z[0]
-        planes = [0.0, 0.0, -1.0, -z[0], 0.0, 0.0, 1.0, z[1]]
+        low, rise = z[0], z[1] - z[0]
+        planes = [0.0, 0.0, -1.0, -low, 0.0, 0.0, 1.0, z[1]]
         for axis, bottom, top in ((0, x, tx), (1, y, ty)):
             for side, sign in ((0, -1.0), (1, 1.0)):
-                normal = np.zeros(3)
-                normal[axis], normal[2] = sign * rise, sign * (bottom[side] - top[side])
-                normal /= np.linalg.norm(normal)
-                planes += [*normal, normal[axis] * bottom[side] + normal[2] * z[0]]
-        low = [min(x[0], tx[0]), min(y[0], ty[0]), z[0]]
-        high = [max(x[1], tx[1]), max(y[1], ty[1]), z[1]]
-        self._add(BOX, planes, low, high, material, colour, label, porosity, texture)
+                lean = bottom[side] - top[side]
+                size = math.hypot(rise, lean)
+                out, up = sign * rise / size, sign * lean / size
+                planes += [out, 0.0, up] if axis == 0 else [0.0, out, up]
+                planes.append(out * bottom[side] + up * low)
+        least = [min(x[0], tx[0]), min(y[0], ty[0]), low]
+        most = [max(x[1], tx[1]), max(y[1], ty[1]), z[1]]
+        self.parts.append(Part(BOX, planes, least, most, material, colour, _LABEL[label or self.name], porosity, texture))
         return self
 
-    def ellipsoid(
-        self,
-        centre: tuple[float, float, float],
-        radii: tuple[float, float, float],
-        material: Material,
-        colour: Colour,
-        *,
-        label: str = "",
-        free_path: float = 0.0,
-    ) -> Body:
+    def ellipsoid(self, centre: Point, radii: Point, material: Material, colour: Colour, *, label: str = "", free_path: float = 0.0) -> Body:
         """Add an ellipsoid; with ``free_path`` > 0 (metres) it is a leafy volume instead of a surface."""
         low, high = [c - r for c, r in zip(centre, radii, strict=True)], [c + r for c, r in zip(centre, radii, strict=True)]
-        self._add(LEAVES if free_path else ELLIPSOID, [*centre, *radii, free_path], low, high, material, colour, label, 0.0, FLAT)
+        kind = LEAVES if free_path else ELLIPSOID
+        self.parts.append(Part(kind, [*centre, *radii, free_path], low, high, material, colour, _LABEL[label or self.name], 0.0, FLAT))
         return self
 
     def cylinder(
-        self,
-        start: tuple[float, float, float],
-        end: tuple[float, float, float],
-        radius: float,
-        material: Material,
-        colour: Colour,
-        *,
-        label: str = "",
-        porosity: float = 0.0,
+        self, start: Point, end: Point, radius: float, material: Material, colour: Colour, *, label: str = "", porosity: float = 0.0
     ) -> Body:
         """Add a capped cylinder between two points."""
-        a, b = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
-        length = float(np.linalg.norm(b - a))
-        axis = (b - a) / length
-        reach = radius * np.sqrt(np.maximum(0.0, 1.0 - axis**2))  # extent of a disc of that normal along each axis
-        self._add(
-            CYLINDER,
-            [*a, *axis, length, radius],
-            list(np.minimum(a, b) - reach),
-            list(np.maximum(a, b) + reach),
-            material,
-            colour,
-            label,
-            porosity,
-            FLAT,
-        )
+        gap = [b - a for a, b in zip(start, end, strict=True)]
+        length = math.hypot(*gap)
+        axis = [g / length for g in gap]
+        reach = [radius * math.sqrt(max(0.0, 1.0 - a * a)) for a in axis]  # extent of a disc of that normal along each axis
+        low = [min(a, b) - r for a, b, r in zip(start, end, reach, strict=True)]
+        high = [max(a, b) + r for a, b, r in zip(start, end, reach, strict=True)]
+        self.parts.append(Part(CYLINDER, [*start, *axis, length, radius], low, high, material, colour, _LABEL[label or self.name], porosity, FLAT))
         return self
 
     @property
-    def low(self) -> NDArray[np.float64]:
-        return np.min([part.low for part in self.parts], axis=0)
+    def low(self) -> list[float]:
+        return [min(part.low[k] for part in self.parts) for k in range(3)]
 
     @property
-    def high(self) -> NDArray[np.float64]:
-        return np.max([part.high for part in self.parts], axis=0)
+    def high(self) -> list[float]:
+        return [max(part.high[k] for part in self.parts) for k in range(3)]
 
     @property
     def size(self) -> NDArray[np.float64]:
-        return self.high - self.low
+        """``(3,)`` extents along x, y, z, metres."""
+        return np.subtract(self.high, self.low)
 
     def settle(self) -> Body:
         """Move the parts so that their bounding box is centred on the body's axis and stands on z = 0."""
         low, high = self.low, self.high
-        shift = -np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
+        shift = [-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]]
         for part in self.parts:
-            part.low, part.high = part.low + shift, part.high + shift
+            part.low = [a + b for a, b in zip(part.low, shift, strict=True)]
+            part.high = [a + b for a, b in zip(part.high, shift, strict=True)]
+            q = part.params
             if part.kind == BOX:
-                planes = part.params.reshape(6, 4)
-                planes[:, 3] += planes[:, :3] @ shift
+                for k in range(0, 24, 4):
+                    q[k + 3] += q[k] * shift[0] + q[k + 1] * shift[1] + q[k + 2] * shift[2]
             else:
-                part.params[:3] += shift
+                q[:3] = [a + b for a, b in zip(q[:3], shift, strict=True)]
         return self
 
 
@@ -269,7 +224,7 @@ class Parts:
         return Parts(
             kind=np.array([part.kind for part in parts], dtype=np.int8),
             body=np.array([row for row, _ in flat], dtype=np.int32),
-            params=np.array([part.params for part in parts]).reshape(count, PARAMS),
+            params=np.array([part.params + [0.0] * (PARAMS - len(part.params)) for part in parts]).reshape(count, PARAMS),
             low=np.array([part.low for part in parts]).reshape(count, 3),
             high=np.array([part.high for part in parts]).reshape(count, 3),
             optics=np.array([[part.material.reflectivity, part.material.diffuse, part.material.lost, part.porosity] for part in parts]).reshape(

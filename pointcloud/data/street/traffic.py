@@ -39,7 +39,10 @@ class EgoDrive:
     @staticmethod
     def draw(rng: np.random.Generator, *, slowest: float = 2.0, fastest: float = 13.0) -> EgoDrive:
         return EgoDrive(
-            speed=float(rng.uniform(slowest, fastest)), swing=float(rng.uniform(0.0, 0.6)), rate=float(rng.uniform(0.4, 0.9)), phase=float(rng.uniform(0, 2 * np.pi))
+            speed=float(rng.uniform(slowest, fastest)),
+            swing=float(rng.uniform(0.0, 0.6)),
+            rate=float(rng.uniform(0.4, 0.9)),
+            phase=float(rng.uniform(0, 2 * np.pi)),
         )
 
     def progress(self, times: Array) -> Array:

@@ -119,7 +119,11 @@ class StreetWorld(FrameDataset):
         velocity = (drive.poses[rows, moment + 1, :2] - drive.poses[rows, moment - 1, :2]) * (self.config.frame_rate / 2)
         heading = drive.ego[moment, 3]
         turned = np.stack(
-            [velocity[:, 0] * np.cos(heading) + velocity[:, 1] * np.sin(heading), velocity[:, 1] * np.cos(heading) - velocity[:, 0] * np.sin(heading)], axis=1
+            [
+                velocity[:, 0] * np.cos(heading) + velocity[:, 1] * np.sin(heading),
+                velocity[:, 1] * np.cos(heading) - velocity[:, 0] * np.sin(heading),
+            ],
+            axis=1,
         )
         centre = poses[:, :3] + np.array([0.0, 0.0, 0.5]) * sizes
         yaw = (poses[:, 3:] + np.pi) % (2 * np.pi) - np.pi

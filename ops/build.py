@@ -251,7 +251,7 @@ def build_cuda(archs: Sequence[str] | None = None, *, folder: Path = OPS, report
 @contextlib.contextmanager
 def _only_builder() -> Iterator[None]:
     """One build at a time on one machine: objects are shared."""
-    import fcntl  # noqa: PLC0415 - absent on Windows, where nothing is built
+    import fcntl  # absent on Windows, where nothing is built
 
     object_folder().mkdir(parents=True, exist_ok=True)
     with (object_folder() / "lock").open("w") as lock:

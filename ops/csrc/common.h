@@ -9,6 +9,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -60,6 +61,15 @@ void parallel_parts(int64_t count, int64_t parts, const F& f) {
   const int64_t size = (count + parts - 1) / std::max<int64_t>(parts, 1);
   parallel_for(parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) f(part, std::min(count, part * size), std::min(count, (part + 1) * size));
+  });
+}
+
+// f(task) for each task in [0, count), handed out one by one: for tasks of unequal size. Each task runs on one thread.
+template <class F>
+void parallel_tasks(int64_t count, const F& f) {
+  std::atomic<int64_t> next{0};
+  parallel_for(std::min(count, num_threads()), 1, [&](int64_t, int64_t) {
+    for (int64_t task = next++; task < count; task = next++) f(task);
   });
 }
 

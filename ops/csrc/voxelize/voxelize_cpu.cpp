@@ -93,7 +93,8 @@ struct Groups {
         for (; i < stop; ++i) {
           uint64_t cell;
           if (!cell_of(grid, xyz + 3 * i, &cell)) continue;
-          *out++ = Record::make(cell | high, i);
+          cell |= high;
+          *out++ = Record::make(cell, i);
           ++mine[cell & mask];
         }
       }

@@ -5,7 +5,10 @@ Paper: Yin, Zhou, Krahenbuhl, CVPR 2021. Module names, and so checkpoint keys, a
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from suite3d.pointcloud.encoders.initialise import initialise
 
 BRANCHES = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
 
@@ -17,7 +20,20 @@ class SeparateHead(nn.Module):
         super().__init__()
         self.names = [name for name in BRANCHES if velocity or name != "vel"] + ["hm"]
         for name in self.names:
-            self.add_module(name, _branch(channels, BRANCHES.get(name, classes), heatmap=name == "hm", bias_before_norm=bias_before_norm))
+            hidden = shared_convolution(channels, channels, bias_before_norm=bias_before_norm)
+            self.add_module(name, nn.Sequential(hidden, nn.Conv2d(channels, BRANCHES.get(name, classes), 3, padding=1)))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Kaiming-normal convolutions with zero bias, but the heat map's: torch's default, and a bias of -2.19."""
+        initialise(self, generator)
+        nn.init.constant_(self.get_submodule("hm.1").bias, -2.19)  # every cell starts at a centre probability of 0.1
+        for name in self.names[:-1]:
+            for layer in self.get_submodule(name).modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, generator=generator)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         return {name: self.get_submodule(name)(features) for name in self.names}
@@ -26,17 +42,3 @@ class SeparateHead(nn.Module):
 def shared_convolution(in_channels: int, channels: int, *, bias_before_norm: bool) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias_before_norm), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
-def _branch(channels: int, outputs: int, *, heatmap: bool, bias_before_norm: bool) -> nn.Sequential:
-    hidden = shared_convolution(channels, channels, bias_before_norm=bias_before_norm)
-    last = nn.Conv2d(channels, outputs, 3, padding=1)
-    branch = nn.Sequential(hidden, last)
-    if heatmap:
-        nn.init.constant_(last.bias, -2.19)  # every cell starts at a centre probability of 0.1
-        return branch
-    for layer in (hidden[0], last):
-        nn.init.kaiming_normal_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    return branch

@@ -22,6 +22,7 @@ from suite3d.pointcloud.detection.center_targets import CenterTargets, center_ta
 from suite3d.pointcloud.detection.detections import Detections
 from suite3d.pointcloud.detection.labels import BoxLabels
 from suite3d.pointcloud.detection.losses import gaussian_focal_loss
+from suite3d.pointcloud.encoders.initialise import initialise
 
 
 @dataclass(kw_only=True)
@@ -86,7 +87,15 @@ class CenterHead(nn.Module):
 
     channel_of_class: Tensor
 
-    def __init__(self, in_channels: int, *, class_names: Sequence[str], bev_map: BevMap, config: CenterHeadConfig) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        class_names: Sequence[str],
+        bev_map: BevMap,
+        config: CenterHeadConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         groups = [list(group) for group in config.groups] if config.groups else [list(class_names)]
         grouped = [name for group in groups for name in group]
@@ -107,6 +116,12 @@ class CenterHead(nn.Module):
             channel[head, labels] = torch.arange(len(labels))
         self.register_buffer("channel_of_class", channel, persistent=False)
         self.labels_of_head = members
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        initialise(self, generator)
+        for head in self.heads_list:
+            head.reset_parameters(generator)
 
     def forward(self, features: Tensor) -> CenterPredictions:
         self.bev_map.check(features)

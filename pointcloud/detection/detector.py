@@ -86,6 +86,8 @@ def build_detector(
     encoder: LidarEncoder,
     class_names: Sequence[str],
     config: SecondConfig | CenterPointConfig | None = None,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Detector:
     """A detector over ``encoder``; the map's stride follows from the encoder's and the neck's.
 
@@ -94,6 +96,7 @@ def build_detector(
         encoder: voxel, pillar or transformer encoder.
         class_names: what the labels index, in order; no repeats.
         config: of the matching type; None takes the defaults.
+        generator: source of the neck's and the head's initial weights; None takes torch's default one. The encoder keeps its own.
 
     Raises:
         ValueError: unknown kind, config of the other kind, no or repeated classes, or a grid that the strides do not divide.
@@ -105,7 +108,7 @@ def build_detector(
         raise ValueError(f"kind {kind!r} expected a {'SecondConfig' if kind == 'second' else 'CenterPointConfig'}, got {type(config).__name__}")
     if not class_names or len(set(class_names)) != len(class_names):
         raise ValueError(f"class_names expected at least one class and no repeats, got {list(class_names)}")
-    neck = BevNeck(encoder.bev_dim, config.neck)
+    neck = BevNeck(encoder.bev_dim, config.neck, generator=generator)
     BevMap.from_grid(encoder.grid, encoder.bev_stride * neck.divisor)
     stride = encoder.bev_stride * neck.stride
     if stride != int(stride):
@@ -113,9 +116,9 @@ def build_detector(
     bev_map = BevMap.from_grid(encoder.grid, int(stride))
     head: AnchorHead | CenterHead
     if isinstance(config, SecondConfig):
-        head = AnchorHead(neck.out_channels, class_names=class_names, bev_map=bev_map, config=config.head)
+        head = AnchorHead(neck.out_channels, class_names=class_names, bev_map=bev_map, config=config.head, generator=generator)
     else:
-        head = CenterHead(neck.out_channels, class_names=class_names, bev_map=bev_map, config=config.head)
+        head = CenterHead(neck.out_channels, class_names=class_names, bev_map=bev_map, config=config.head, generator=generator)
     return Detector(encoder=encoder, neck=neck, head=head, class_names=class_names)
 
 

@@ -12,6 +12,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from suite3d.pointcloud.encoders.initialise import initialise
+
 
 @dataclass(kw_only=True)
 class NeckConfig:
@@ -46,7 +48,7 @@ class BevNeck(nn.Module):
         ValueError: the lists differ in length, or the stages do not arrive at one stride.
     """
 
-    def __init__(self, in_channels: int, config: NeckConfig) -> None:
+    def __init__(self, in_channels: int, config: NeckConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         stages = len(config.layer_nums)
         lengths = {len(config.layer_strides), len(config.num_filters), len(config.upsample_strides), len(config.num_upsample_filters)}
@@ -71,6 +73,10 @@ class BevNeck(nn.Module):
             )
         self.stride: int | Fraction = int(strides[0]) if strides[0].denominator == 1 else strides[0]
         self.out_channels = sum(config.num_upsample_filters)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        initialise(self, generator)
 
     def forward(self, bev: Tensor) -> Tensor:
         if bev.shape[2] % self.divisor or bev.shape[3] % self.divisor:

@@ -25,6 +25,7 @@ from suite3d.pointcloud.detection.boxes import decode_residual, direction_bin, e
 from suite3d.pointcloud.detection.detections import Detections
 from suite3d.pointcloud.detection.labels import BoxLabels
 from suite3d.pointcloud.detection.losses import sigmoid_focal_loss
+from suite3d.pointcloud.encoders.initialise import initialise
 
 
 @dataclass(kw_only=True)
@@ -88,7 +89,15 @@ class AnchorHead(nn.Module):
 
     box_columns = 7
 
-    def __init__(self, in_channels: int, *, class_names: Sequence[str], bev_map: BevMap, config: AnchorHeadConfig) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        class_names: Sequence[str],
+        bev_map: BevMap,
+        config: AnchorHeadConfig,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         by_name = {anchor.class_name: anchor for anchor in config.anchors}
         missing = [name for name in class_names if name not in by_name]
@@ -104,8 +113,12 @@ class AnchorHead(nn.Module):
         self.conv_cls = nn.Conv2d(in_channels, per_cell * self.class_count, 1)
         self.conv_box = nn.Conv2d(in_channels, per_cell * self.box_columns, 1)
         self.conv_dir_cls = nn.Conv2d(in_channels, per_cell * config.direction_bins, 1)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        initialise(self, generator)
         nn.init.constant_(self.conv_cls.bias, -math.log(99.0))  # every anchor starts at a foreground probability of 0.01 (focal loss, 4.1)
-        nn.init.normal_(self.conv_box.weight, std=0.001)
+        nn.init.normal_(self.conv_box.weight, std=0.001, generator=generator)
 
     def forward(self, features: Tensor) -> AnchorPredictions:
         self.bev_map.check(features)

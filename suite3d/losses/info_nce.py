@@ -1,0 +1,55 @@
+"""InfoNCE: each query must find its own key among all keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suite3d.losses.gather import gather_rows, mean_over_ranks, rank, sum_over_ranks
+
+
+def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, symmetric: bool = False, global_negatives: bool = True) -> Tensor:
+    """Mean over queries i of ``-log( exp(q_i.k_i / t) / sum_j exp(q_i.k_j / t) )``, with q, k scaled to unit length.
+
+    Args:
+        queries, keys: ``(N, D)``; row i of both is the positive pair. N may differ between ranks.
+        temperature: t > 0.
+        symmetric: average with the same loss from keys to queries (CLIP, SimCLR across views).
+        global_negatives: j runs over the keys of all ranks; otherwise over this rank's only.
+
+    Returns:
+        Scalar float32. Averaged over ranks it is the loss of the global batch.
+
+    Raises:
+        ValueError: shapes that differ, a temperature that is not positive, fewer than two pairs (no negative).
+
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, equation 4.
+    """
+    if queries.shape != keys.shape or queries.ndim != 2:
+        raise ValueError(f"info_nce expected queries and keys of one shape (N, D), got {tuple(queries.shape)} and {tuple(keys.shape)}")
+    check_temperature(temperature)
+    pairs = int(sum_over_ranks(torch.tensor(len(queries), device=queries.device))) if global_negatives else len(queries)
+    if pairs < 2:
+        raise ValueError(f"info_nce expected at least two pairs, since the others are the negatives, got {pairs}")
+    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+    loss = _one_direction(queries, keys, temperature, global_negatives)
+    if symmetric:
+        loss = (loss + _one_direction(keys, queries, temperature, global_negatives)) / 2
+    return loss
+
+
+def _one_direction(queries: Tensor, keys: Tensor, temperature: float, global_negatives: bool) -> Tensor:
+    first = 0
+    if global_negatives:
+        counts = gather_rows(torch.tensor([len(keys)], device=keys.device))
+        first = int(counts[: rank()].sum())
+        keys = gather_rows(keys)
+    own = torch.arange(len(queries), device=queries.device) + first
+    loss = F.cross_entropy(queries @ keys.T / temperature, own, reduction="sum")
+    return mean_over_ranks(loss, len(queries))
+
+
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -1,0 +1,65 @@
+"""Contrast between points that know which region of the scene they belong to."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suite3d.losses.gather import gather_rows, mean_over_ranks, rank
+from suite3d.losses.info_nce import check_temperature
+
+
+def point_level_region_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, temperature: float) -> Tensor:
+    """Points of one region attract each other across views, points of other regions and of none repel.
+
+    Mean over queries i with a region of ``-1/|P_i| sum_{j in P_i} log( exp(q_i.k_j / t) / sum_m exp(q_i.k_m / t) )``,
+    with P_i the keys of query i's region, m over all keys, and q, k scaled to unit length.
+
+    Args:
+        queries, keys: ``(N, D)`` features of the same N points in two views.
+        regions: ``(N,)`` int64 region of each point, unique within this rank's batch; -1 = none (such points are negatives only).
+        temperature: t > 0.
+
+    Returns:
+        Scalar float32, 0 without a point in a region; averaged over ranks it is the loss of the global batch.
+
+    Source: Bai et al., "Point-Level Region Contrast for Object Detection Pre-Training", CVPR 2022, equation 3.
+    """
+    queries, keys, regions, all_regions, _ = _across_ranks(queries, keys, regions, temperature)
+    logits = queries @ keys.T / temperature  # [N, M]
+    rich = regions >= 0
+    positive = (regions[:, None] == all_regions[None]) & rich[:, None]  # [N, M]
+    log_share = logits.log_softmax(dim=1)
+    losses = -(log_share * positive).sum(1) / positive.sum(1).clamp(min=1)  # [N]
+    return mean_over_ranks((losses * rich).sum(), rich.sum())
+
+
+def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, temperature: float) -> Tensor:
+    """Every point finds itself in the other view; the other points of its own region are no negatives, and regions weigh the same.
+
+    ``sum_i w_i L_i / sum_i w_i`` with ``L_i = -log( exp(q_i.k_i / t) / sum_{m in N_i} exp(q_i.k_m / t) )``, N_i the point itself
+    and all keys outside its region, and ``w_i = 1 / (points of i's region)``, 1 for a point without one.
+
+    Arguments and result as :func:`point_level_region_loss`.
+    """
+    queries, keys, regions, all_regions, first = _across_ranks(queries, keys, regions, temperature)
+    own = torch.arange(len(queries), device=queries.device) + first
+    logits = queries @ keys.T / temperature  # [N, M]
+    same = (regions[:, None] == all_regions[None]) & (regions >= 0)[:, None]  # [N, M]
+    weights = 1.0 / same.sum(1).clamp(min=1)  # [N]
+    same[torch.arange(len(own), device=own.device), own] = False
+    losses = F.cross_entropy(logits.masked_fill(same, float("-inf")), own, reduction="none")
+    return mean_over_ranks((weights * losses).sum(), weights.sum())
+
+
+def _across_ranks(queries: Tensor, keys: Tensor, regions: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Unit queries, all ranks' unit keys, regions made unique over ranks, all ranks' regions, first own row among the keys."""
+    if queries.shape != keys.shape or queries.ndim != 2 or regions.shape != queries.shape[:1]:
+        shapes = [tuple(tensor.shape) for tensor in (queries, keys, regions)]
+        raise ValueError(f"expected queries (N, D), keys (N, D) and regions (N,), got {shapes}")
+    check_temperature(temperature)
+    regions = torch.where(regions >= 0, regions + (rank() << 40), regions)
+    counts = gather_rows(torch.tensor([len(keys)], device=keys.device))
+    keys = gather_rows(F.normalize(keys.float(), dim=1))
+    return F.normalize(queries.float(), dim=1), keys, regions, gather_rows(regions), int(counts[: rank()].sum())

@@ -14,6 +14,8 @@ from suite3d.config import ConfigError
 from suite3d.interop.load import LoadRefused
 from suite3d.interop.save import save_encoder
 from suite3d.ops import SparseConv3d, SparseTensor, SubMConv3d
+from suite3d.pointcloud.detection.detector import build_detector
+from suite3d.pointcloud.detection.presets import kitti_second
 from suite3d.pointcloud.encoders import SST, LidarEncoder, PillarEncoder, SSTConfig, VoxelBackBone8x, VoxelGrid, VoxelResBackBone8x
 from suite3d.pointcloud.interop.export import export_run
 from suite3d.pointcloud.interop.initialise import initialise_encoder
@@ -106,6 +108,13 @@ def test_openpcdet_would_report_73_of_163(tmp_path: Path) -> None:
     given = torch.load(tmp_path / "a.pth", weights_only=True)["model_state"]
     assert sum(key in second and tuple(value.shape) == second[key] for key, value in given.items()) == 73
     assert all(key in second for key in given)
+
+
+def test_our_second_is_openpcdets_name_for_name_and_shape_for_shape() -> None:
+    preset = kitti_second()
+    encoder = VoxelBackBone8x(VoxelGrid(point_range=preset.point_range, voxel_size=preset.voxel_size), channels=preset.channels)
+    state = to_openpcdet(build_detector(preset.kind, encoder, preset.class_names, preset.config).state_dict(), layout="spconv2")
+    assert {key: tuple(value.shape) for key, value in state.items()} == second_shapes()
 
 
 def test_a_whole_second_file_loads_into_the_encoder(tmp_path: Path) -> None:

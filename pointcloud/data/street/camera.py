@@ -23,11 +23,14 @@ MOUNT = np.array([0.27, 0.0, -0.08])
 SUN = np.array([0.45, 0.35, 0.82]) / np.linalg.norm([0.45, 0.35, 0.82])
 """Direction towards the sun, world."""
 
+_WEAVE = 11
+"""Key of the textures, which stay put from frame to frame."""
+
 VIEW = 250.0
 """Metres the camera sees."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _in_shadow(x: float, y: float, z: float, casters: NDArray[np.float64], sun: NDArray[np.float64]) -> bool:
     """Whether the way to the sun passes through a caster's box (x, y, z, cos, sin, half length, half width, height)."""
     for k in range(len(casters)):
@@ -48,7 +51,7 @@ def _in_shadow(x: float, y: float, z: float, casters: NDArray[np.float64], sun: 
     return False
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shade(
     dirs: NDArray[np.float64],
     distance: NDArray[np.float64],
@@ -66,6 +69,7 @@ def _shade(
     site: NDArray[np.float64],
     sun: NDArray[np.float64],
     key: int,
+    weave: int,
     start: int,
     stop: int,
     image: NDArray[np.uint8],
@@ -89,7 +93,7 @@ def _shade(
                 facing = normal[c, r, 0] * light[0] + normal[c, r, 1] * light[1] + normal[c, r, 2] * light[2]
                 grain = 0.0
                 if p == GROUND:
-                    grain = uniform(11, int(math.floor(wx * 12.0)) + 100000, int(math.floor(wy * 12.0)) + 100000) - 0.5
+                    grain = uniform(weave, int(math.floor(wx * 12.0) + 1e6) * 4194304 + int(math.floor(wy * 12.0) + 1e6)) - 0.5
                     ground = surface(fields, profile, site[4], site[5], wx, wy)
                     if ground == ROAD:
                         rgb[:] = 0.33
@@ -103,7 +107,7 @@ def _shade(
                 else:
                     rgb[:] = colour[p]
                     if kind[p] == LEAVES:
-                        grain = 0.45 * (uniform(key, c * rows + r, 5) - 0.5)
+                        grain = 0.45 * (uniform(key, c * rows + r) - 0.5)
                     if texture[p] > 0:
                         pose = poses[body[p]]
                         lx, ly = t * dx - pose[0], t * dy - pose[1]
@@ -116,7 +120,7 @@ def _shade(
                             if 0.7 < cell < 1.9 and 0.3 < floor < 1.8 and w > 0.2 and abs(normal[c, r, 2]) < 0.5:
                                 rgb[0], rgb[1], rgb[2] = 0.20, 0.25, 0.31
                         course = math.floor(w / 0.3)
-                        grain = 0.14 * (uniform(13, int(math.floor(across / 0.6 + 0.5 * (course % 2))) + 100000, int(course) + 1000) - 0.5)
+                        grain = 0.14 * (uniform(weave, int(math.floor(across / 0.6 + 0.5 * (course % 2)) + 1e6) * 4194304 + int(course + 1e6)) - 0.5)
                     elif optics[p, 2] > 0.3:  # glass mirrors the sky
                         rgb[0], rgb[1], rgb[2] = 0.6 * rgb[0] + 0.25 * sky0, 0.6 * rgb[1] + 0.25 * sky1, 0.6 * rgb[2] + 0.25 * sky2
                 lit = max(facing, 0.0)
@@ -198,10 +202,8 @@ class StreetCamera:
                 part,
                 normal,
             )
-            _shade(
-                dirs, distance, part, normal, parts.kind, parts.body, parts.colour, parts.optics, parts.texture, poses, casters, street.fields, street.profile, site, SUN,
-                key, *block, image,
-            )  # fmt: skip
+            surfaces = (parts.kind, parts.body, parts.colour, parts.optics, parts.texture)
+            _shade(dirs, distance, part, normal, *surfaces, poses, casters, street.fields, street.profile, site, SUN, key, _WEAVE, *block, image)
 
         run_blocks(columns, split(config.image_width, config.threads), config.threads)
         return np.ascontiguousarray(image.transpose(1, 0, 2))

@@ -27,7 +27,7 @@ ROAD, MARKING, SIDEWALK, TERRAIN = 1, 2, 3, 4
 """Semantic ids of the ground, as in ``shapes.POINT_CLASSES``."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def sample(fields: NDArray[np.float32], x0: float, y0: float, x: float, y: float) -> tuple[float, float, float, float]:
     """Bilinear relief, offset, side-street distance and length at a world position; clamped at the border."""
     u = min(max((x - x0) / CELL, 0.0), fields.shape[0] - 1.000001)
@@ -45,7 +45,7 @@ def sample(fields: NDArray[np.float32], x0: float, y0: float, x: float, y: float
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def height(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float, y0: float, x: float, y: float) -> float:
     """Ground height at a world position, metres."""
     u = min(max((x - x0) / CELL, 0.0), fields.shape[0] - 1.000001)
@@ -64,7 +64,7 @@ def height(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float,
     return relief + profile[KERB_HEIGHT] * min(max(min(beyond, side) / KERB, 0.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def surface(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float, y0: float, x: float, y: float) -> int:
     """Semantic id of the ground at a world position."""
     _, offset, side, length = sample(fields, x0, y0, x, y)
@@ -84,7 +84,7 @@ def surface(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float
     return ROAD
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def heights(fields: NDArray[np.float32], profile: NDArray[np.float64], x0: float, y0: float, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """:func:`height` of ``(N, 2)`` positions."""
     out = np.empty(len(xy))

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from suite3d.pointcloud.data.street.ground import height
-from suite3d.pointcloud.data.street.shapes import BOX, CYLINDER, ELLIPSOID, LEAVES, PARAMS
+from suite3d.pointcloud.data.street.shapes import BOX, CYLINDER, LEAVES, PARAMS
 
 NOTHING, GROUND = -1, -2
 """Hits that are no part."""
@@ -23,19 +23,20 @@ _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _FACE_SIDE, _FACE_START, _FACE_END = 0, 1, 2
 _SLOPE = 0.07
+_STRIDE = 1048583
 
 
-@njit(cache=True, nogil=True)
-def uniform(key: int, a: int, b: int) -> float:
-    """Uniform number in (0, 1) as a function of three integers (splitmix64 finaliser)."""
-    z = np.uint64(key) + (np.uint64(a) * np.uint64(1048583) + np.uint64(b) + np.uint64(1)) * _GOLDEN
+@njit(cache=True, nogil=True, error_model="numpy")
+def uniform(key: int, counter: int) -> float:
+    """Uniform number in (0, 1) as a function of two integers (splitmix64: Steele, Lea, Flood 2014)."""
+    z = np.uint64(key) + (np.uint64(counter) + np.uint64(1)) * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX1
     z = (z ^ (z >> np.uint64(27))) * _MIX2
     z = z ^ (z >> np.uint64(31))
     return (float(z >> np.uint64(11)) + 0.5) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def place_parts(
     kind: NDArray[np.int8],
     body: NDArray[np.int32],
@@ -93,7 +94,7 @@ def place_parts(
     return placed, corners, near
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def spinning_bounds(corners: NDArray[np.float64], near: NDArray[np.float64], elevations: NDArray[np.float64], columns: int) -> NDArray[np.int64]:
     """``(P, 4)`` first column, last column, first row, last row (inclusive) that can see each part.
 
@@ -132,7 +133,7 @@ def spinning_bounds(corners: NDArray[np.float64], near: NDArray[np.float64], ele
     return bounds
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def pinhole_bounds(
     corners: NDArray[np.float64], near: NDArray[np.float64], focal: float, cx: float, cy: float, width: int, height_: int
 ) -> NDArray[np.int64]:
@@ -162,7 +163,7 @@ def pinhole_bounds(
     return bounds
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hit_box(q: NDArray[np.float64], dx: float, dy: float, dz: float, best: float) -> tuple[float, int]:
     enter, leave, face = 0.0, best, -1
     for k in range(6):
@@ -181,7 +182,7 @@ def _hit_box(q: NDArray[np.float64], dx: float, dy: float, dz: float, best: floa
     return (enter, face) if face >= 0 else (np.inf, -1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hit_ellipsoid(q: NDArray[np.float64], dx: float, dy: float, dz: float) -> tuple[float, float]:
     """Entry and exit distance, inf where the ray misses."""
     c, s = q[7], q[8]
@@ -195,7 +196,7 @@ def _hit_ellipsoid(q: NDArray[np.float64], dx: float, dy: float, dz: float) -> t
     return (-b - root) / a, (-b + root) / a
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hit_cylinder(q: NDArray[np.float64], dx: float, dy: float, dz: float) -> tuple[float, int]:
     du = q[3] * dx + q[4] * dy + q[5] * dz
     ou = -(q[3] * q[0] + q[4] * q[1] + q[5] * q[2])
@@ -221,7 +222,7 @@ def _hit_cylinder(q: NDArray[np.float64], dx: float, dy: float, dz: float) -> tu
     return np.inf, -1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hit_ground(
     fields: NDArray[np.float32],
     profile: NDArray[np.float64],
@@ -262,7 +263,7 @@ def _hit_ground(
     return t, last
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _normal(kind: int, q: NDArray[np.float64], face: int, hx: float, hy: float, hz: float) -> tuple[float, float, float]:
     """Outward unit normal of a part at a hit, viewer's frame."""
     if kind == BOX:
@@ -283,7 +284,7 @@ def _normal(kind: int, q: NDArray[np.float64], face: int, hx: float, hy: float, 
     return x / size, y / size, z / size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def cast(
     dirs: NDArray[np.float64],
     order: NDArray[np.int64],
@@ -340,11 +341,11 @@ def cast(
                     else:
                         t, leave = _hit_ellipsoid(placed[p], dx, dy, dz)
                         if kind[p] == LEAVES and leave > 0.0 and t < best:
-                            t = max(t, 0.0) - placed[p, 6] * math.log(uniform(key, c * rows + r, p))
+                            t = max(t, 0.0) - placed[p, 6] * math.log(uniform(key, (c * rows + r) * _STRIDE + p))
                             if t > leave:
                                 t = np.inf
                     if 0.0 < t < best:
-                        if optics[p, 3] > 0.0 and uniform(key, c * rows + r, p) < optics[p, 3]:
+                        if optics[p, 3] > 0.0 and uniform(key, (c * rows + r) * _STRIDE + p) < optics[p, 3]:
                             continue
                         distance[c, r], part[c, r] = t, p
                         faces[c - start, r] = face

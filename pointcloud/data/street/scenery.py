@@ -67,7 +67,7 @@ def building(rng: np.random.Generator, width: float, depth: float) -> Body:
 def tree(rng: np.random.Generator) -> Body:
     """Trunk and a crown of several leafy volumes that let part of the pulses through."""
     height = float(rng.uniform(4.5, 11.0))
-    radius = 0.02 * height + float(rng.uniform(0.03, 0.12))
+    radius = 0.012 * height + float(rng.uniform(0.04, 0.10))
     fork = float(rng.uniform(0.28, 0.42)) * height
     green = (float(rng.uniform(0.16, 0.36)), float(rng.uniform(0.34, 0.48)), float(rng.uniform(0.10, 0.20)))
     lean = rng.uniform(-0.15, 0.15, 2)

@@ -44,7 +44,7 @@ class Sweep:
     body: NDArray[np.int32]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _receive(
     dirs: NDArray[np.float64],
     distance: NDArray[np.float64],
@@ -89,16 +89,16 @@ def _receive(
                 lost += optics[p, 2]
             cosine = abs(dx * normal[c, r, 0] + dy * normal[c, r, 1] + dz * normal[c, r, 2])
             back = reflectivity * (1.0 - diffuse + diffuse * cosine)
-            ray = c * rows + r
-            if uniform(key, ray, 1) < lost:
+            ray = (c * rows + r) * 8
+            if uniform(key, ray + 1) < lost:
                 continue
-            spread = math.sqrt(-2.0 * math.log(uniform(key, ray, 2)))
-            angle = 2.0 * math.pi * uniform(key, ray, 3)
+            spread = math.sqrt(-2.0 * math.log(uniform(key, ray + 2)))
+            angle = 2.0 * math.pi * uniform(key, ray + 3)
             reach = noise[4] * math.sqrt(back * 10.0) * (1.0 + 0.15 * spread * math.sin(angle))
             if t > max(reach, 12.0):
                 continue
             measured[c, r, 0] = t + noise[0] * spread * math.cos(angle)
-            level = back * (1.0 + 0.2 * (uniform(key, ray, 4) - 0.5)) + noise[2] * (uniform(key, ray, 5) + uniform(key, ray, 6) - 1.0) * 2.4
+            level = back * (1.0 + 0.2 * (uniform(key, ray + 4) - 0.5)) + noise[2] * (uniform(key, ray + 5) + uniform(key, ray + 6) - 1.0) * 2.4
             measured[c, r, 1] = min(max(level, 0.0), 1.0)
 
 

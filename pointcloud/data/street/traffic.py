@@ -59,7 +59,7 @@ def place_traffic(scene: Scene, rng: np.random.Generator, config: StreetConfig, 
     scene.occupancy.add(path, EGO_SIZE)
     for offset, direction in scene.street.lanes:
         profile = ego if offset == own else EgoDrive.draw(rng) if rng.random() < 0.85 else EgoDrive(speed=0.0, swing=0.0, rate=1.0, phase=0.0)
-        _lane(scene, rng, config, span, offset=offset, direction=direction, profile=profile)
+        _lane(scene, rng, config, span, offset=offset, direction=direction, profile=profile, ego=ego)
     _crossing_vehicles(scene, rng, config)
     _cyclists(scene, rng, config, span)
     _walkers(scene, rng, config, span)
@@ -68,7 +68,15 @@ def place_traffic(scene: Scene, rng: np.random.Generator, config: StreetConfig, 
 
 
 def _lane(
-    scene: Scene, rng: np.random.Generator, config: StreetConfig, span: tuple[float, float], *, offset: float, direction: int, profile: EgoDrive
+    scene: Scene,
+    rng: np.random.Generator,
+    config: StreetConfig,
+    span: tuple[float, float],
+    *,
+    offset: float,
+    direction: int,
+    profile: EgoDrive,
+    ego: EgoDrive,
 ) -> None:
     if config.traffic == 0:
         return
@@ -80,7 +88,8 @@ def _lane(
         body = MODELS[str(rng.choice(["Car", "Van", "Truck"], p=[0.78, 0.13, 0.09]))](rng)
         sway = float(rng.uniform(0.0, 1.2)) if profile.speed > 3 else 0.0
         own = at + progress + sway * np.sin(0.5 * scene.times + float(rng.uniform(0, 6)))
-        if own.min() < span[1] and own.max() > span[0]:
+        tailgates = profile is ego and abs(at) < 4.0 + body.size[0] / 2 + EGO_SIZE[0] / 2
+        if own.min() < span[1] and own.max() > span[0] and not tailgates:
             drift = offset + float(rng.normal(0, 0.12))
             scene.put(body, scene.path(own, np.full(len(own), drift), 0.0 if direction > 0 else np.pi), margin=0.3)
         at += body.size[0] + 2.5 + 2 * 1.2 + float(rng.exponential(spacing))
@@ -145,7 +154,9 @@ def _crossing_pedestrians(scene: Scene, rng: np.random.Generator, config: Street
         length = scene.street.crossing + float(rng.uniform(0.3, 2.9)) if zebra else float(rng.uniform(5.0, travelled[-1] + 50.0))
         direction = 1 if rng.random() < 0.5 else -1
         speed = float(rng.uniform(0.9, 1.8))
-        start = float(rng.uniform(-scene.street.half[1] - 1.0, scene.street.half[0] + 1.0)) - direction * speed * scene.times[-1] / 2
-        offset = start + direction * speed * scene.times
+        start = float(rng.uniform(-scene.street.half[1] - 1.0, scene.street.half[0] + 1.0))
+        start -= direction * speed * scene.times[-1] / 2
+        kerbs = (-scene.street.half[1] - 2.0, scene.street.half[0] + 2.0)  # they stop on the far pavement
+        offset = np.clip(start + direction * speed * scene.times, *kerbs)
         path = scene.path(np.full(len(offset), length), offset, direction * np.pi / 2)
         scene.put(MODELS["Pedestrian"](rng), path, margin=0.25)

@@ -55,6 +55,8 @@ class Canvas:
         height, width = self.shape
         weight, mixed = np.zeros(height * width, dtype=np.float64), np.zeros((height * width, 3), dtype=np.float64)
         reach = int(np.ceil(size / 2 + 0.5))
+        near = ((position > -reach) & (position < np.array([width + reach, height + reach], dtype=np.float32))).all(axis=1)
+        position, tint = position[near], tint[near]
         corner = np.floor(position).astype(np.int64)
         for down in range(-reach, reach + 1):
             for right in range(-reach, reach + 1):

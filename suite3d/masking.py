@@ -144,12 +144,7 @@ def range_mask(distance: Tensor, offsets: Tensor, edges: Sequence[float], ratios
 
     Source: Min et al., "Occupancy-MAE", TIV 2023, section III-B (range-aware random masking).
     """
-    if list(edges) != sorted(set(edges)) or any(edge <= 0 for edge in edges):
-        raise ValueError(f"range_mask expected increasing positive band edges in metres, got {list(edges)}")
-    if len(ratios) != len(edges) + 1:
-        raise ValueError(f"range_mask expected {len(edges) + 1} ratios for the bands between {list(edges)} m, got {len(ratios)}")
-    for ratio in ratios:
-        hidden_count(2, ratio)
+    check_bands(edges, ratios)
     bands = torch.bucketize(distance.float().cpu(), torch.tensor(edges, dtype=torch.float32), right=True)
 
     def draw(tokens: int, generator: torch.Generator, rows: slice) -> Tensor:
@@ -159,6 +154,16 @@ def range_mask(distance: Tensor, offsets: Tensor, edges: Sequence[float], ratios
         return torch.cat([rank[: hidden_count(len(rank), ratio)] for rank, ratio in zip(members, ratios, strict=True)])
 
     return _per_sample(offsets, generators, draw)
+
+
+def check_bands(edges: Sequence[float], ratios: Sequence[float]) -> None:
+    """Refuse bands that :func:`range_mask` could not use, with its ValueErrors."""
+    if list(edges) != sorted(set(edges)) or any(edge <= 0 for edge in edges):
+        raise ValueError(f"range_mask expected increasing positive band edges in metres, got {list(edges)}")
+    if len(ratios) != len(edges) + 1:
+        raise ValueError(f"range_mask expected {len(edges) + 1} ratios for the bands between {list(edges)} m, got {len(ratios)}")
+    for ratio in ratios:
+        hidden_count(2, ratio)
 
 
 def block_mask(coords: Tensor, offsets: Tensor, block: Sequence[int], ratio: float, generators: Generators) -> Tensor:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite3d.losses.gather import sum_over_ranks
-from suite3d.losses.info_nce import info_nce
+from suite3d.losses.info_nce import check_temperature, info_nce
 from suite3d.masking import sub_generator
 from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PairBatch
@@ -46,6 +46,11 @@ class BEVContrastConfig:
     max_cells: int = 4096
     temperature: float = 0.07
     min_overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        if self.max_cells < 2:
+            raise ValueError(f"max_cells expected at least 2, since the others are the negatives, got {self.max_cells}")
 
 
 class BEVContrast(nn.Module):

@@ -40,10 +40,15 @@ class WindowDecoder(nn.Module):
     carried there from visible places (zeros for single-stride encoders). Attention in windows, plain and shifted in turn, with the
     position code of :func:`sincos_table`, lets a query read its visible neighbourhood.
 
+    Attributes:
+        position: ``(cells, dim)`` code of each cell of a window.
+
     Args:
         encoder: whose features are decoded (only its sizes are read).
         config: sizes.
     """
+
+    position: Tensor
 
     def __init__(self, encoder: LidarEncoder, config: WindowDecoderConfig) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from suite3d.losses.chamfer import chamfer_loss
 from suite3d.losses.gather import mean_over_ranks
-from suite3d.masking import Generators, farthest_kept_mask, generators_of, split_hidden
+from suite3d.masking import Generators, farthest_kept_mask, generators_of, hidden_count, split_hidden
 from suite3d.ops import SparseTensor
 from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PointBatch
@@ -63,6 +63,10 @@ class MVJARConfig:
     predicted_points: int = 15
     alpha: float = 1.0
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for ratio in (self.jigsaw_ratio, self.reconstruction_ratio, self.jigsaw_ratio + self.reconstruction_ratio):
+            hidden_count(2, ratio)
 
 
 class MVJAR(nn.Module):

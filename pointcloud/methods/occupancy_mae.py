@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from suite3d.losses.gather import mean_over_ranks
 from suite3d.losses.occupancy import occupancy_sum
-from suite3d.masking import generators_of, range_mask
+from suite3d.masking import check_bands, generators_of, range_mask
 from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.encoders.base import LidarEncoder, Voxels
@@ -57,6 +57,9 @@ class OccupancyMAEConfig:
     width: int = 32
     positive_weight: float = 1.0
     strip_cells: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        check_bands(self.band_edges, self.band_ratios)
 
 
 class ChannelNorm(nn.Module):

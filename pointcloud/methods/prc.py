@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.region_info_nce import point_level_region_loss, region_aware_point_loss
 from suite3d.masking import sub_generator
 from suite3d.nn.heads import projector
@@ -49,6 +50,13 @@ class PRCConfig:
     dim: int = 128
     temperature: float = 0.07
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha expected in [0, 1], got {self.alpha}")
+        if self.rich_points + self.poor_points < 2:
+            raise ValueError(f"rich_points + poor_points expected at least 2, got {self.rich_points} + {self.poor_points}")
+        check_temperature(self.temperature)
+
 
 class PRC(nn.Module):
     """Point-region contrast around any LiDAR encoder.
@@ -58,7 +66,7 @@ class PRC(nn.Module):
         config: see :class:`PRCConfig`.
 
     Raises:
-        ValueError: alpha outside [0, 1]; in ``forward``, pairs without matched points or without regions.
+        ValueError: in ``forward``, pairs without matched points or without regions.
     """
 
     needs: frozenset[str] = frozenset({"pairs"})
@@ -66,8 +74,6 @@ class PRC(nn.Module):
     def __init__(self, encoder: LidarEncoder, config: PRCConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PRCConfig()
-        if not 0 <= config.alpha <= 1:
-            raise ValueError(f"alpha expected in [0, 1], got {config.alpha}")
         self.encoder = encoder
         self.projector = projector((sum(encoder.level_dims), config.hidden, config.dim))
 
@@ -75,7 +81,7 @@ class PRC(nn.Module):
         config = self.config
         if batch.first_rows is None or batch.second_rows is None or batch.regions is None:
             raise ValueError(
-                "PRC expected pairs of augmented views with matched points and regions, got pairs without: use PairSource(mode='augment', regions=...)"
+                "PRC expected two augmented views with matched points and regions, got pairs without: use PairSource(mode='augment', regions=...)"
             )
         first, second = self.encoder.voxelize(batch.first), self.encoder.voxelize(batch.second)
         first_voxel = voxel_of_point(first, len(batch.first.xyz))[batch.first_rows]  # [K], -1 = out of range

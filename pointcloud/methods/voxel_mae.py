@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from suite3d.losses.chamfer import chamfer_loss
 from suite3d.losses.occupancy import occupancy_loss
 from suite3d.losses.smooth_l1 import smooth_l1_loss
-from suite3d.masking import generators_of, random_mask, sub_generator
+from suite3d.masking import generators_of, hidden_count, random_mask, sub_generator
 from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.encoders.base import LidarEncoder
@@ -58,6 +58,11 @@ class VoxelMAEConfig:
     count_weight: float = 1.0
     chamfer_weight: float = 1.0
     decoder: WindowDecoderConfig = field(default_factory=WindowDecoderConfig)
+
+    def __post_init__(self) -> None:
+        hidden_count(2, self.mask_ratio)
+        if self.fake_ratio < 0 or self.fake_reach < 0:
+            raise ValueError(f"fake_ratio and fake_reach expected >= 0, got {self.fake_ratio} and {self.fake_reach}")
 
 
 class VoxelMAE(nn.Module):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks, rank
 from suite3d.losses.info_nce import check_temperature
+from suite3d.ops import scatter_mean
 
 
 def point_level_region_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, temperature: float) -> Tensor:
@@ -26,13 +27,13 @@ def point_level_region_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
 
     Source: Bai et al., "Point-Level Region Contrast for Object Detection Pre-Training", CVPR 2022, equation 3.
     """
-    queries, keys, regions, all_regions, _ = _across_ranks(queries, keys, regions, temperature)
-    logits = queries @ keys.T / temperature  # [N, M]
+    queries, own_keys, keys, regions, _, _ = _across_ranks(queries, keys, regions, temperature)
     rich = regions >= 0
-    positive = (regions[:, None] == all_regions[None]) & rich[:, None]  # [N, M]
-    log_share = logits.log_softmax(dim=1)
-    losses = -(log_share * positive).sum(1) / positive.sum(1).clamp(min=1)  # [N]
-    return mean_over_ranks((losses * rich).sum(), rich.sum())
+    ids, member = torch.unique(regions[rich], return_inverse=True)
+    attractor = scatter_mean(own_keys[rich], member, len(ids))[member]  # [R, D]; a region lives on one rank
+    positive = (queries[rich] * attractor).sum(1) / temperature  # [R] mean over P_i of q_i.k_j / t
+    losses = (queries[rich] @ keys.T / temperature).logsumexp(dim=1) - positive  # [R]
+    return mean_over_ranks(losses.sum(), len(losses))
 
 
 def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, temperature: float) -> Tensor:
@@ -43,7 +44,7 @@ def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
 
     Arguments and result as :func:`point_level_region_loss`.
     """
-    queries, keys, regions, all_regions, first = _across_ranks(queries, keys, regions, temperature)
+    queries, _, keys, regions, all_regions, first = _across_ranks(queries, keys, regions, temperature)
     own = torch.arange(len(queries), device=queries.device) + first
     logits = queries @ keys.T / temperature  # [N, M]
     same = (regions[:, None] == all_regions[None]) & (regions >= 0)[:, None]  # [N, M]
@@ -53,13 +54,13 @@ def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
     return mean_over_ranks((weights * losses).sum(), weights.sum())
 
 
-def _across_ranks(queries: Tensor, keys: Tensor, regions: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """Unit queries, all ranks' unit keys, regions made unique over ranks, all ranks' regions, first own row among the keys."""
+def _across_ranks(queries: Tensor, keys: Tensor, regions: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    """Unit queries, own unit keys, all ranks' unit keys, own regions made unique over ranks, all ranks' regions, first own row among the keys."""
     if queries.shape != keys.shape or queries.ndim != 2 or regions.shape != queries.shape[:1]:
         shapes = [tuple(tensor.shape) for tensor in (queries, keys, regions)]
         raise ValueError(f"expected queries (N, D), keys (N, D) and regions (N,), got {shapes}")
     check_temperature(temperature)
     regions = torch.where(regions >= 0, regions + (rank() << 40), regions)
     counts = gather_rows(torch.tensor([len(keys)], device=keys.device))
-    keys = gather_rows(F.normalize(keys.float(), dim=1))
-    return F.normalize(queries.float(), dim=1), keys, regions, gather_rows(regions), int(counts[: rank()].sum())
+    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+    return queries, keys, gather_rows(keys), regions, gather_rows(regions), int(counts[: rank()].sum())

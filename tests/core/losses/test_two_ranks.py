@@ -1,0 +1,48 @@
+"""Two ranks with unequal shares give the loss and the gradient of the one-process global batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+ROOT = Path(__file__).parents[3]
+NAMES = (
+    "info_nce",
+    "info_nce symmetric",
+    "point-level region",
+    "region-aware point",
+    "chamfer l2",
+    "chamfer l1",
+    "occupancy",
+    "occupancy balanced",
+    "smooth l1",
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(out, rank, world):
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder / out), str(folder / "store"), str(rank), str(world)]
+        return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+    jobs = [start("one.pt", 0, 1), start("two.pt", 0, 2), start("two.pt", 1, 2)]
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_the_global_batch(results, name):
+    one, two = results
+    assert set(one) == set(NAMES)
+    torch.testing.assert_close(two[name][0], one[name][0], atol=1e-6, rtol=1e-6)
+    assert one[name][1].abs().max() > 1e-3
+    torch.testing.assert_close(two[name][1], one[name][1], atol=1e-6, rtol=1e-5)

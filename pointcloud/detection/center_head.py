@@ -27,7 +27,7 @@ class SeparateHead(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Kaiming-normal convolutions with zero bias, but the heat map's: torch's default, and a bias of -2.19."""
         initialise(self, generator)
-        nn.init.constant_(self.get_submodule("hm.1").bias, -2.19)  # every cell starts at a centre probability of 0.1
+        nn.init.constant_(self.get_parameter("hm.1.bias"), -2.19)  # every cell starts at a centre probability of 0.1
         for name in self.names[:-1]:
             for layer in self.get_submodule(name).modules():
                 if isinstance(layer, nn.Conv2d):

@@ -121,6 +121,7 @@ class CenterHead(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         initialise(self, generator)
         for head in self.heads_list:
+            assert isinstance(head, SeparateHead)
             head.reset_parameters(generator)
 
     def forward(self, features: Tensor) -> CenterPredictions:

@@ -6,10 +6,10 @@ the keys after the prefix are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ class Detector(nn.Module):
         features = self.encoder(batch)
         predictions = self.head(self.neck(features.bev))
         loss, metrics = self.head.loss(predictions, labels)
-        return Output(loss=loss, metrics=metrics, features=_monitor_rows(features))
+        found = predictions.detach()
+        return Output(loss=loss, metrics=metrics, features=_monitor_rows(features), visuals=_picture(batch, lambda: self.head.decode(found)[0]))
 
     @torch.no_grad()
     def predict(self, batch: PointBatch) -> list[Detections]:
@@ -132,6 +133,28 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _picture(batch: PointBatch, decode: Callable[[], Detections]) -> Callable[[], dict[str, Any]]:
+    """Draws the detections in the batch's first scan beside its labels."""
+    points, labels = batch.xyz[: int(batch.offsets[1])], None if batch.boxes is None else batch.boxes[0]
+    title = f"{batch.names[0]}: detections while training, and labels"
+
+    def draw() -> dict[str, Any]:
+        from suite3d.report.bev import BevScene
+
+        found = decode()
+        array = lambda tensor: tensor.float().cpu().numpy()  # noqa: E731
+        scene = BevScene(
+            points=array(points),
+            boxes=array(found.boxes[:, :7]),
+            scores=array(found.scores),
+            labels_boxes=None if labels is None else array(labels[:, :7]),
+            title=title,
+        )
+        return {"detections": scene}
+
+    return draw
 
 
 def _monitor_rows(features: LidarFeatures) -> Tensor | None:

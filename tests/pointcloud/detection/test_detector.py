@@ -132,6 +132,17 @@ def test_prediction_leaves_modes_and_statistics_alone(toy_encoder, toy_batch):
     assert torch.equal(first[0].boxes, model.predict(toy_batch)[0].boxes)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_picture_shows_detections_and_labels(kind, toy_encoder, toy_batch):
+    model = small_detector(kind, toy_encoder)
+    model.head.config.score_threshold = 0.0
+    model.head.config.nms_candidates = model.head.config.max_detections = 5
+    scene = model(toy_batch).visuals()["detections"]
+    assert len(scene.points) == int(toy_batch.offsets[1]) and 0 < len(scene.boxes) <= 5 and scene.boxes.shape[1] == 7
+    assert scene.scores.shape == (len(scene.boxes),)
+    assert torch.equal(torch.from_numpy(scene.labels_boxes), toy_batch.boxes[0])
+
+
 def test_autocast_keeps_the_loss_in_float32(toy_encoder, toy_batch):
     for kind in KINDS:
         model = small_detector(kind, toy_encoder)

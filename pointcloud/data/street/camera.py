@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from suite3d.pointcloud.data.kitti_calibration import KittiCalibration
 from suite3d.pointcloud.data.street import raycast
 from suite3d.pointcloud.data.street.config import StreetConfig
 from suite3d.pointcloud.data.street.ground import MARKING, ROAD, SIDEWALK, surface
@@ -142,24 +142,18 @@ class StreetCamera:
         config: image size.
 
     Attributes:
-        intrinsics: ``(3, 3)`` float64 pixels.
+        calibration: intrinsics and mounting in KITTI's terms.
+        image_size: (width, height) pixels.
     """
 
     def __init__(self, config: StreetConfig) -> None:
         self._config = config
         scale = config.image_width / 1242.0
+        self.image_size = (config.image_width, config.image_height)
         self.focal, self.cx, self.cy = 721.5377 * scale, 609.5593 * scale, 172.854 * config.image_height / 375.0
-        self.intrinsics = np.array([[self.focal, 0.0, self.cx], [0.0, self.focal, self.cy], [0.0, 0.0, 1.0]])
-
-    def calibration(self) -> dict[str, Any]:
-        """KITTI's matrices: ``P2 (3, 4)``, ``R0_rect (3, 3)``, ``Tr_velo_to_cam (3, 4)``."""
-        turn = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
-        return {
-            "P2": np.concatenate([self.intrinsics, np.zeros((3, 1))], axis=1),
-            "R0_rect": np.eye(3),
-            "Tr_velo_to_cam": np.concatenate([turn, -(turn @ MOUNT)[:, None]], axis=1),
-            "image_size": (self._config.image_height, self._config.image_width),
-        }
+        projection = np.array([[self.focal, 0.0, self.cx, 0.0], [0.0, self.focal, self.cy, 0.0], [0.0, 0.0, 1.0, 0.0]])
+        turn = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # forward-left-up to right-down-forward
+        self.calibration = KittiCalibration(projection, np.eye(3), np.concatenate([turn, -(turn @ MOUNT)[:, None]], axis=1))
 
     def render(self, drive: Drive, moment: int, key: int) -> NDArray[np.uint8]:
         """``(H, W, 3)`` picture at column ``moment`` of the drive's poses."""

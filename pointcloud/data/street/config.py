@@ -66,7 +66,7 @@ class StreetConfig:
         for name in ("frames", "beams", "azimuths", "image_width", "image_height", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"street.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("train_sequences", "val_sequences", "range_noise", "dropout", "intensity_noise", "min_points"):
+        for name in ("seed", "train_sequences", "val_sequences", "range_noise", "dropout", "intensity_noise", "min_points"):
             if getattr(self, name) < 0:
                 raise ValueError(f"street.{name} must not be negative, got {getattr(self, name)}")
         for name in ("parked", "traffic", "pedestrians", "cyclists", "vegetation", "clutter"):

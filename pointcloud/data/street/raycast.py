@@ -376,3 +376,41 @@ def cast(
                 t, p = distance[c, r], part[c, r]
                 nx, ny, nz = _normal(kind[p], placed[p], faces[c - start, r], t * dx, t * dy, t * dz)
                 normal[c, r, 0], normal[c, r, 1], normal[c, r, 2] = nx, ny, nz
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def silhouette(
+    dirs: NDArray[np.float64],
+    rows_of_body: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    kind: NDArray[np.int8],
+    placed: NDArray[np.float64],
+    optics: NDArray[np.float64],
+    max_range: float,
+    key: int,
+    seen: NDArray[np.bool_],
+) -> int:
+    """Rays that would meet any of some parts if nothing else were there; ``seen (C, R)`` is scratch and left all False."""
+    columns, rows = dirs.shape[0], dirs.shape[1]
+    count = 0
+    for mark in (True, False):  # mark and count, then clean up
+        for p in rows_of_body:
+            for at in range(bounds[p, 0], bounds[p, 1] + 1):
+                c = at % columns
+                for r in range(bounds[p, 2], bounds[p, 3] + 1):
+                    if not mark:
+                        seen[c, r] = False
+                        continue
+                    if seen[c, r] or (optics[p, 3] > 0.0 and uniform(key, (c * rows + r) * _STRIDE + p) < optics[p, 3]):
+                        continue
+                    dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
+                    if kind[p] == BOX:
+                        t, _ = _hit_box(placed[p], dx, dy, dz, max_range)
+                    elif kind[p] == CYLINDER:
+                        t, _ = _hit_cylinder(placed[p], dx, dy, dz)
+                    else:
+                        t, _ = _hit_ellipsoid(placed[p], dx, dy, dz)
+                    if 0.0 < t < max_range:
+                        seen[c, r] = True
+                        count += 1
+    return count

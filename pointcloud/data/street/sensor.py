@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -116,6 +117,18 @@ def split(columns: int, threads: int) -> list[tuple[int, int]]:
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
 
+@dataclass(kw_only=True)
+class _Hits:
+    """Raw result of the ray caster, before the sensor: see :func:`raycast.cast`."""
+
+    site: NDArray[np.float64]
+    placed: NDArray[np.float64]
+    bounds: NDArray[np.int64]
+    distance: NDArray[np.float64]
+    part: NDArray[np.int32]
+    normal: NDArray[np.float32]
+
+
 class SpinningLidar:
     """Beam table and firing directions.
 
@@ -130,71 +143,54 @@ class SpinningLidar:
         azimuth, elevation = np.meshgrid(self.azimuths, self.elevations, indexing="ij")
         self.dirs = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1)
 
-    def scan(self, drive: Drive, moment: int, key: int, *, only: NDArray[np.bool_] | None = None) -> Sweep:
+    def _trace(self, drive: Drive, moment: int, key: int, then: Callable[[_Hits, tuple[int, int]], None] | None = None) -> _Hits:
+        """Nearest hits of every ray; ``then(hits, columns)`` runs on each finished block of columns, in its thread."""
+        config, parts, street = self._config, drive.parts, drive.street
+        viewer = drive.ego[moment]
+        poses = relative_poses(drive.poses[:, moment], viewer)
+        placed, corners, near = raycast.place_parts(parts.kind, parts.body, parts.params, parts.low, parts.high, poses, config.max_range)
+        bounds = raycast.spinning_bounds(corners, near, self.elevations, config.azimuths)
+        order = np.argsort(near[:, 0], kind="stable")
+        order = order[(bounds[:, 1] >= bounds[:, 0])[order]]
+        shape = self.dirs.shape[:2]
+        hits = _Hits(
+            site=np.array([*viewer, street.x0, street.y0]),
+            placed=placed,
+            bounds=bounds,
+            distance=np.empty(shape),
+            part=np.empty(shape, dtype=np.int32),
+            normal=np.empty((*shape, 3), dtype=np.float32),
+        )
+
+        def columns(block: tuple[int, int]) -> None:
+            scene = (order, bounds, near, parts.kind, placed, parts.optics, street.fields, street.profile, hits.site)
+            raycast.cast(self.dirs, *scene, config.max_range, key, *block, hits.distance, hits.part, hits.normal)
+            if then is not None:
+                then(hits, block)
+
+        run_blocks(columns, split(config.azimuths, config.threads), config.threads)
+        return hits
+
+    def scan(self, drive: Drive, moment: int, key: int) -> Sweep:
         """Sweep at column ``moment`` of the drive's poses.
 
         Args:
             drive: the scene.
             moment: frame index + 1.
-            key: of everything random in this sweep, below 2**63.
-            only: ``(B,)`` bodies that exist, default all.
+            key: of everything random in this sweep, below 2**62.
         """
         config, parts, street = self._config, drive.parts, drive.street
-        viewer = drive.ego[moment]
-        poses = relative_poses(drive.poses[:, moment], viewer)
-        placed, corners, near = raycast.place_parts(parts.kind, parts.body, parts.params, parts.low, parts.high, poses, config.max_range)
-        if only is not None:
-            near[~only[parts.body]] = np.inf
-        bounds = raycast.spinning_bounds(corners, near, self.elevations, config.azimuths)
-        visible = bounds[:, 1] >= bounds[:, 0]
-        order = np.argsort(near[:, 0], kind="stable")
-        order = order[visible[order]]
-        site = np.array([*viewer, street.x0, street.y0])
         noise = np.array([config.range_noise, config.dropout, config.intensity_noise, config.min_range, TEN_PERCENT_RANGE])
         shape = self.dirs.shape[:2]
-        distance, part, normal = np.empty(shape), np.empty(shape, dtype=np.int32), np.empty((*shape, 3), dtype=np.float32)
         measured, label = np.empty((*shape, 2), dtype=np.float32), np.empty(shape, dtype=np.int64)
 
-        def columns(block: tuple[int, int]) -> None:
-            raycast.cast(
-                self.dirs,
-                order,
-                bounds,
-                near,
-                parts.kind,
-                placed,
-                parts.optics,
-                street.fields,
-                street.profile,
-                site,
-                config.max_range,
-                key,
-                *block,
-                distance,
-                part,
-                normal,
-            )
-            _receive(
-                self.dirs,
-                distance,
-                part,
-                normal,
-                parts.optics,
-                parts.label,
-                GROUND_OPTICS,
-                street.fields,
-                street.profile,
-                site,
-                noise,
-                key + 1,
-                *block,
-                measured,
-                label,
-            )
+        def receive(hits: _Hits, block: tuple[int, int]) -> None:
+            surfaces = (parts.optics, parts.label, GROUND_OPTICS, street.fields, street.profile, hits.site)
+            _receive(self.dirs, hits.distance, hits.part, hits.normal, *surfaces, noise, key + 1, *block, measured, label)
 
-        run_blocks(columns, split(config.azimuths, config.threads), config.threads)
+        hits = self._trace(drive, moment, key, receive)
         column, ring = np.nonzero(measured[..., 0] > 0)
-        hit = part[column, ring]
+        hit = hits.part[column, ring]
         return Sweep(
             xyz=(self.dirs[column, ring] * measured[column, ring, :1]).astype(np.float32),
             intensity=measured[column, ring, 1],
@@ -204,10 +200,23 @@ class SpinningLidar:
             body=np.where(hit >= 0, parts.body[np.maximum(hit, 0)], -1).astype(np.int32),
         )
 
+    def visibility(self, drive: Drive, moment: int, key: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Share of the rays towards each body (rows ``(M,)``) that nothing else intercepts; 0 where no ray goes."""
+        parts = drive.parts
+        hits = self._trace(drive, moment, key)
+        body = np.where(hits.part >= 0, parts.body[np.maximum(hits.part, 0)], -1)
+        free = np.bincount(body.ravel() + 1, minlength=len(drive.bodies) + 1)[1:]
+        seen = np.zeros(self.dirs.shape[:2], dtype=bool)
+        shares = np.zeros(len(rows))
+        for k, row in enumerate(rows):
+            own = np.flatnonzero(parts.body == row)
+            alone = raycast.silhouette(self.dirs, own, hits.bounds, parts.kind, hits.placed, parts.optics, self._config.max_range, key, seen)
+            shares[k] = free[row] / max(alone, 1)
+        return np.minimum(shares, 1.0)
 
-def run_blocks(work: object, blocks: list[tuple[int, int]], threads: int) -> None:
+
+def run_blocks(work: Callable[[tuple[int, int]], None], blocks: list[tuple[int, int]], threads: int) -> None:
     """Run ``work(block)`` for every block, over threads when asked (the kernels release the GIL)."""
-    assert callable(work)
     if threads == 1:
         for block in blocks:
             work(block)

@@ -26,6 +26,8 @@ class StreetWorld(FrameDataset):
     (``shapes.POINT_CLASSES``), instances (the track id, 0 elsewhere), poses and flow. The sweep is motion compensated:
     geometry is that of the frame's time stamp, the ``time`` channel is the firing time within the revolution. Flow is
     the motion of the surface itself until the next frame in the axes of this frame: zero for what stands still.
+    ``meta`` has ``num_points`` (returns on each box), ``calibration`` and ``image_size`` as :class:`KittiObject` gives them, and
+    ``image`` where ``config.images`` asks for it.
 
     Args:
         config: what to generate.
@@ -85,9 +87,9 @@ class StreetWorld(FrameDataset):
         sequence, number = self._locate(index)
         drive, moment = self.drive(sequence), number + 1
         sweep = self._lidar.scan(drive, moment, self._key(sequence, number))
-        instances = np.where(sweep.body >= 0, drive.tracks[np.maximum(sweep.body, 0)], 0)
+        instances = _instances(drive, sweep)
         boxes, rows, counts = self._boxes(drive, moment, instances)
-        meta: dict[str, Any] = {"num_points": counts, "calib": self.camera.calibration(), "split": self.split, "sizes_known": True}
+        meta: dict[str, Any] = {"num_points": counts, "calibration": self.camera.calibration, "image_size": self.camera.image_size}
         if self.config.images:
             meta["image"] = self.image(index)
         return Frame(
@@ -135,17 +137,16 @@ class StreetWorld(FrameDataset):
         return self.camera.render(self.drive(sequence), number + 1, self._key(sequence, number) + 7)
 
     def visibility(self, index: int) -> NDArray[np.float64]:
-        """Share of each box's returns that survive occlusion by everything else, parallel to ``frame(index).boxes``."""
+        """``(M,)`` share of each box's rays that nothing else intercepts, parallel to ``frame(index).boxes``."""
         sequence, number = self._locate(index)
         drive, key = self.drive(sequence), self._key(sequence, number)
         sweep = self._lidar.scan(drive, number + 1, key)
-        instances = np.where(sweep.body >= 0, drive.tracks[np.maximum(sweep.body, 0)], 0)
-        _, rows, counts = self._boxes(drive, number + 1, instances)
-        shares = np.empty(len(rows))
-        for k, row in enumerate(rows):
-            alone = self._lidar.scan(drive, number + 1, key, only=np.arange(len(drive.bodies)) == row)
-            shares[k] = counts[k] / max(1, int((alone.body == row).sum()))
-        return np.minimum(shares, 1.0)
+        _, rows, _ = self._boxes(drive, number + 1, _instances(drive, sweep))
+        return self._lidar.visibility(drive, number + 1, key, rows)
+
+
+def _instances(drive: Drive, sweep: Sweep) -> NDArray[np.int64]:
+    return np.where(sweep.body >= 0, drive.tracks[np.maximum(sweep.body, 0)], 0)
 
 
 def pose_matrix(pose: NDArray[np.float64]) -> NDArray[np.float64]:

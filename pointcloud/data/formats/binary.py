@@ -21,7 +21,8 @@ def read_bin(path: Path, *, columns: int | None, channels: Sequence[str] | None)
     """Rows of float32: x y z intensity, or x y z intensity ring.
 
     Without ``columns`` the width is 5 for ``.pcd.bin`` (nuScenes), else it is found by :func:`guess_columns`.
-    Raises ValueError for a size that is not a whole number of rows, or when the width cannot be told.
+    Raises ValueError for a size that is not a whole number of rows, when the width cannot be told, or when ``columns`` is 4 (5) and the
+    values look like 5 (4).
     """
     data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     if len(data) % 4:
@@ -34,6 +35,8 @@ def read_bin(path: Path, *, columns: int | None, channels: Sequence[str] | None)
         width = 5
     if width is None:
         width = guess_columns(flat)
+    if columns in (4, 5) and channels is None:
+        _refuse_other_width(flat, width)
     if len(flat) % width:
         raise ValueError(f"{len(flat)} float32 values is not a whole number of rows of {width} columns: truncated, or another column count")
     return _numeric_columns(flat.reshape(-1, width), channels)
@@ -62,6 +65,16 @@ def guess_columns(flat: NDArray[np.float32]) -> int:
     if plausible:
         raise ValueError("the values fit 4 columns (x y z intensity) as well as 5 (x y z intensity ring): pass columns=4 or columns=5")
     raise ValueError("column 4 does not look like intensity (0..65535) at 4 or 5 columns: not a scan of that layout, or pass columns=")
+
+
+def _refuse_other_width(flat: NDArray[np.float32], width: int) -> None:
+    """Raise ValueError when the values fit the other of 4 and 5 columns but not the ``width`` asked for. Naming channels turns this off."""
+    other = 9 - width
+    if len(flat) % other:
+        return
+    fits = [len(flat) > 0 and len(flat) % w == 0 and _plausible(flat.reshape(-1, w)) and _repeats_best(flat, w) for w in (width, other)]
+    if fits == [False, True]:
+        raise ValueError(f"expected {width} columns, but the values look like {other}")
 
 
 def _plausible(rows: NDArray[np.float32]) -> bool:

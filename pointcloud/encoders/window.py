@@ -59,33 +59,23 @@ def sincos_table(window: tuple[int, int, int], dim: int, temperature: float = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucket:
-    """Windows padded to one length.
-
-    Attributes:
-        rows: ``(K,)`` int64 the voxels in it, window by window.
-        slots: ``(K,)`` int64 place of each in the flattened ``windows * length``.
-        keys: ``(windows, 1, 1, length)`` bool, True where a voxel sits.
-    """
-
-    rows: Tensor
-    slots: Tensor
-    keys: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class WindowPlan:
-    """How V voxels are spread over windows.
+    """How V voxels are spread over windows padded to a few lengths.
 
     Attributes:
-        buckets: disjoint; together they hold every voxel once.
-        inverse: ``(V,)`` int64, row of each voxel in the concatenation of the buckets' ``rows``.
+        slot: ``(V,)`` int64 place of each voxel in the padded buffer, in which bucket follows bucket and window follows window.
+        keys: per bucket ``(windows, 1, 1, length)`` bool, True where a voxel sits.
         cell: ``(V,)`` int64 cell of each voxel inside its window, x running fastest.
     """
 
-    buckets: list[Bucket]
-    inverse: Tensor
+    slot: Tensor
+    keys: list[Tensor]
     cell: Tensor
+
+    @property
+    def sizes(self) -> list[int]:
+        """Slots of each bucket."""
+        return [keys.numel() for keys in self.keys]
 
 
 @torch.no_grad()
@@ -100,7 +90,7 @@ def plan_windows(coords: Tensor, window: tuple[int, int, int], *, shifted: bool)
     where, cell = _cells(coords, window, tuple(side // 2 for side in window) if shifted else (0, 0, 0))  # type: ignore[arg-type]
     flat_cell = (cell[:, 0] * window[1] + cell[:, 1]) * window[0] + cell[:, 2]
     if len(coords) == 0:
-        return WindowPlan(buckets=[], inverse=flat_cell, cell=flat_cell)
+        return WindowPlan(slot=flat_cell, keys=[], cell=flat_cell)
     extent = where.amax(0) + 1
     window_id = ((coords[:, 0].long() * extent[0] + where[:, 0]) * extent[1] + where[:, 1]) * extent[2] + where[:, 2]
     order = torch.argsort(window_id, stable=True)
@@ -112,19 +102,20 @@ def plan_windows(coords: Tensor, window: tuple[int, int, int], *, shifted: bool)
     lengths = [SMALLEST_BUCKET]
     while lengths[-1] < volume:
         lengths.append(min(2 * lengths[-1], volume))
-    bucket_of = torch.bucketize(counts, counts.new_tensor(lengths))
-    buckets = []
+    bucket = torch.bucketize(counts, counts.new_tensor(lengths))
+    first_slot = torch.empty_like(counts)
+    keys = []
+    used = 0
     for index, length in enumerate(lengths):
-        mine = bucket_of == index
-        number = int(mine.sum())
-        if number == 0:
+        mine = (bucket == index).nonzero().squeeze(1)
+        if len(mine) == 0:
             continue
-        selected = mine[row_window]
-        place = (mine.cumsum(0) - 1)[row_window[selected]]
-        keys = torch.arange(length, device=coords.device) < counts[mine][:, None]  # [windows, length]
-        buckets.append(Bucket(rows=order[selected], slots=place * length + rank[selected], keys=keys[:, None, None, :]))
-    inverse = torch.argsort(torch.cat([bucket.rows for bucket in buckets]))
-    return WindowPlan(buckets=buckets, inverse=inverse, cell=flat_cell)
+        first_slot[mine] = used + length * torch.arange(len(mine), device=coords.device)
+        keys.append((torch.arange(length, device=coords.device) < counts[mine][:, None])[:, None, None, :])  # [windows, 1, 1, length]
+        used += length * len(mine)
+    slot = torch.empty_like(order)
+    slot[order] = first_slot[row_window] + rank
+    return WindowPlan(slot=slot, keys=keys, cell=flat_cell)
 
 
 class WindowAttention(nn.Module):
@@ -146,16 +137,23 @@ class WindowAttention(nn.Module):
         """``(V, dim)`` voxels, ``(V, dim)`` position codes -> ``(V, dim)``."""
         dim = x.shape[1]
         weight, bias = self.in_proj.weight, self.in_proj.bias
-        query_key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim])
+        query_key = F.linear(x + position, weight[: 2 * dim], bias[: 2 * dim])  # [V, 2 dim]
         value = F.linear(x, weight[2 * dim :], bias[2 * dim :])
-        projected = torch.cat([query_key, value], dim=1)  # [V, 3 dim]
-        outputs = [self._attend(projected[bucket.rows], bucket) for bucket in plan.buckets]
-        mixed = torch.cat(outputs)[plan.inverse] if outputs else value
-        return self.out_proj(mixed)
+        if not plan.keys:
+            return self.out_proj(value)
+        pairs = zip(_spread(query_key, plan), _spread(value, plan), plan.keys, strict=True)
+        mixed = torch.cat([self._attend(*pair) for pair in pairs])  # [slots, dim]
+        return self.out_proj(mixed.index_select(0, plan.slot))
 
-    def _attend(self, projected: Tensor, bucket: Bucket) -> Tensor:
-        windows, length = bucket.keys.shape[0], bucket.keys.shape[3]
-        padded = projected.new_zeros(windows * length, projected.shape[1]).index_copy(0, bucket.slots, projected)
-        query, key, value = rearrange(padded, "(w l) (three h d) -> three w h l d", w=windows, three=3, h=self.heads).unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bucket.keys.expand(windows, 1, length, length))  # [w, h, l, d]
-        return rearrange(out, "w h l d -> (w l) (h d)")[bucket.slots]
+    def _attend(self, query_key: Tensor, value: Tensor, keys: Tensor) -> Tensor:
+        windows, length = keys.shape[0], keys.shape[3]
+        query, key = rearrange(query_key, "(w l) (two h d) -> two w h l d", w=windows, two=2, h=self.heads).unbind(0)
+        value = rearrange(value, "(w l) (h d) -> w h l d", w=windows, h=self.heads)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=keys.expand(windows, 1, length, length))  # [w, h, l, d]
+        return rearrange(out, "w h l d -> (w l) (h d)")
+
+
+def _spread(values: Tensor, plan: WindowPlan) -> tuple[Tensor, ...]:
+    """``(V, C)`` -> per bucket ``(windows * length, C)``, zero where no voxel sits."""
+    sizes = plan.sizes
+    return values.new_zeros(sum(sizes), values.shape[1]).index_copy(0, plan.slot, values).split(sizes)

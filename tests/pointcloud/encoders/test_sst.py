@@ -35,20 +35,21 @@ def test_plan_holds_every_voxel_once_and_windows_apart(shifted: bool, share: flo
     window = (6, 4, 1)
     coords = random_coords((1, 17, 19), share, 2)
     plan = plan_windows(coords, window, shifted=shifted)
-    rows = torch.cat([bucket.rows for bucket in plan.buckets])
-    assert torch.equal(rows.sort().values, torch.arange(len(coords)))
-    assert torch.equal(rows[plan.inverse], torch.arange(len(coords)))
+    assert len(plan.slot.unique()) == len(coords) and int(plan.slot.max()) < sum(plan.sizes)
     shift = (3, 2) if shifted else (0, 0)
     name = [(b, (y + shift[1]) // 4, (x + shift[0]) // 6) for b, _, y, x in coords.tolist()]
-    groups: set[frozenset[int]] = set()
-    for bucket in plan.buckets:
-        length = bucket.keys.shape[-1]
-        for window_index in range(bucket.keys.shape[0]):
-            mine = bucket.rows[bucket.slots // length == window_index].tolist()
-            assert len({name[row] for row in mine}) == 1
-            assert int(bucket.keys[window_index].sum()) == len(mine) <= length
-            groups.add(frozenset(mine))
-    assert len(groups) == len(set(name))
+    seen: list[tuple[int, int, int]] = []
+    start = 0
+    for keys in plan.keys:
+        windows, _, _, length = keys.shape
+        for index in range(windows):
+            begin = start + index * length
+            mine = ((plan.slot >= begin) & (plan.slot < begin + length)).nonzero().squeeze(1)
+            assert (plan.slot[mine] - begin).sort().values.tolist() == keys[index].flatten().nonzero().squeeze(1).tolist()
+            assert len({name[row] for row in mine.tolist()}) == 1
+            seen.append(name[int(mine[0])])
+        start += windows * length
+    assert sorted(seen) == sorted(set(name))
 
 
 def naive_attention(attention: WindowAttention, x: Tensor, coords: Tensor, window: tuple[int, int, int], shift: tuple[int, int]) -> Tensor:
@@ -137,6 +138,16 @@ def test_shifted_windows_let_information_cross_borders() -> None:
     assert torch.autograd.grad(encoder.transform(tensor).feats[0, 0], feats)[0][1].abs().sum() > 0
     encoder.layers = encoder.layers[:1]
     assert torch.autograd.grad(encoder.transform(tensor).feats[0, 0], feats)[0][1].abs().sum() == 0
+
+
+def test_the_dense_map_is_made_only_when_asked_for() -> None:
+    encoder = SST(GRID, config=SMALL, generator=torch.Generator().manual_seed(0)).eval()
+    calls = []
+    encoder.refine.register_forward_hook(lambda *_: calls.append(1))
+    coords = random_coords(GRID.shape, 0.1, 7)
+    features = encoder.backbone(SparseTensor(coords=coords, feats=torch.zeros(len(coords), 16), spatial_shape=GRID.shape, batch_size=2))
+    assert not calls
+    assert features.bev is features.bev and calls == [1]
 
 
 def test_sizes_of_the_paper() -> None:

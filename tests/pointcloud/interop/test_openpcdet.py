@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from suite3d.config import ConfigError
@@ -54,6 +55,14 @@ def test_out_and_in_is_bit_exact(tmp_path: Path, cls: type, layout: str, recorde
     assert report.share == 1 and len(report.matched) == count - 1 and not report.unexpected
     assert same(source, target)
     assert "global_step 12" in report.source
+
+
+def test_plain_safetensors_without_a_record(tmp_path: Path) -> None:
+    source, target = make(VoxelBackBone8x), make(VoxelBackBone8x, seed=1)
+    state = to_openpcdet(source.state_dict(), layout="spconv1")
+    save_file(state, tmp_path / "a.safetensors")
+    report = load_lidar_weights(target, tmp_path / "a.safetensors", echo=None)
+    assert same(source, target) and report.unexpected == ("global_step",)
 
 
 def test_file_has_openpcdets_entries(tmp_path: Path) -> None:

@@ -154,8 +154,7 @@ def load_weights(
     learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     given, unexpected = _renamed(state_dict, rename, wanted)
     accepted: dict[str, Tensor] = {}
-    reshaped: dict[str, str] = {}
-    mismatched: dict[str, str] = {}
+    reshaped, mismatched = {}, {}
     loaded = 0.0
     for key, stored in given.items():
         target, columns = wanted[key], (allow_reshape or {}).get(key)
@@ -180,12 +179,16 @@ def load_weights(
         total_parameters=sum(wanted[key].numel() for key in learned),
     )
     _refuse(report, accepted, minimum)
-    with torch.no_grad():
-        for key, stored in accepted.items():
-            wanted[key].copy_(stored)
+    _copy(accepted, wanted)
     if echo is not None:
         echo(str(report))
     return report
+
+
+@torch.no_grad()
+def _copy(accepted: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, stored in accepted.items():
+        wanted[key].copy_(stored)
 
 
 def _renamed(

@@ -154,11 +154,9 @@ def load_weights(
     learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     given, unexpected = _renamed(state_dict, rename, wanted)
     accepted: dict[str, Tensor] = {}
-    reshaped, mismatched = {}, {}
-    loaded = 0.0
+    reshaped, mismatched, loaded = {}, {}, 0.0
     for key, stored in given.items():
-        target, columns = wanted[key], (allow_reshape or {}).get(key)
-        share = 1.0
+        target, columns, share = wanted[key], (allow_reshape or {}).get(key), 1.0
         if columns is not None and columns.source != columns.target:
             before = tuple(stored.shape)
             stored, share = columns(stored, target), columns.share

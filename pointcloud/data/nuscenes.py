@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.files import Points, load_points
 from suite3d.pointcloud.data.frame import Frame
-from suite3d.pointcloud.data.nuscenes_tables import Annotation, KeyFrame, read_key_frames, scenes_of
+from suite3d.pointcloud.data.nuscenes_tables import BoxTable, read_key_frames, scenes_of
+from suite3d.pointcloud.data.poses import quaternion_matrix
 from suite3d.source import BadSample
 
 CLASSES = ("car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone")
@@ -50,8 +51,8 @@ class NuScenes(FrameDataset):
     the sensor in both x and y (the car itself) are removed from the older sweeps, as is customary. ``ring`` is kept.
 
     Boxes are (centre, length, width, height, yaw, vx, vy) in the key LiDAR frame, for the 10 detection classes. Unknown velocities (no
-    neighbouring annotation within 1.5 s) are NaN with ``unknown_velocity="nan"``, else 0. ``meta`` has ``token``, ``attributes`` (parallel
-    to the boxes as read), ``box_points`` and ``sweep_poses``.
+    neighbouring annotation within 1.5 s) are NaN with ``unknown_velocity="nan"``, else 0. ``meta`` has ``token``, ``attributes`` (a name or
+    "", parallel to the boxes as read), ``box_points`` and ``sweep_poses``.
 
     Args:
         root: folder that holds ``version`` and ``samples``.
@@ -94,7 +95,7 @@ class NuScenes(FrameDataset):
         if not self.frames:
             raise ValueError(f"{self.root}: none of the {len(names)} scenes of split {split!r} is in {version}")
         provides = {"poses", "sequences"}
-        if all(frame.annotations is not None for frame in self.frames):
+        if all(frame.boxes is not None for frame in self.frames):
             provides.add("boxes")
         self.provides = frozenset(provides)
 
@@ -138,8 +139,8 @@ class NuScenes(FrameDataset):
                 "sweep_poses": np.stack([sweep.pose for sweep in key.sweeps]),
             },
         )
-        if key.annotations is not None:
-            self._add_boxes(frame, key, to_key)
+        if key.boxes is not None:
+            self._add_boxes(frame, key.boxes, to_key)
         return frame
 
     def _read(self, file: str) -> Points:
@@ -148,29 +149,27 @@ class NuScenes(FrameDataset):
             raise BadSample(self.root / file, f"expected intensity and ring, got {points.channels}")
         return points
 
-    def _add_boxes(self, frame: Frame, key: KeyFrame, to_key: NDArray[np.float64]) -> None:
-        assert key.annotations is not None
-        kept = [box for box in key.annotations if box.category in DETECTION_CLASS and box.points >= self.min_box_points]
-        frame.boxes = lidar_boxes(kept, to_key)
+    def _add_boxes(self, frame: Frame, boxes: BoxTable, to_key: NDArray[np.float64]) -> None:
+        classes = [DETECTION_CLASS.get(boxes.category_names[row], "") for row in boxes.categories]
+        kept = np.flatnonzero(np.array([bool(name) for name in classes], dtype=bool) & (boxes.points >= self.min_box_points))
+        boxes = boxes.select(kept)
+        frame.boxes = lidar_boxes(boxes, to_key)
         if self.unknown_velocity == "zero":
             frame.boxes[:, 7:] = np.nan_to_num(frame.boxes[:, 7:])
-        frame.classes = [DETECTION_CLASS[box.category] for box in kept]
-        frame.track_ids = np.array([box.instance for box in kept], dtype=np.int64)
-        frame.meta["attributes"] = [box.attributes for box in kept]
-        frame.meta["box_points"] = np.array([box.points for box in kept], dtype=np.int64)
+        frame.classes = [classes[row] for row in kept]
+        frame.track_ids = boxes.instances
+        frame.meta["attributes"] = [boxes.attribute_names[row] if row >= 0 else "" for row in boxes.attributes]
+        frame.meta["box_points"] = boxes.points
 
 
-def lidar_boxes(boxes: Sequence[Annotation], to_key: NDArray[np.float64]) -> NDArray[np.float32]:
+def lidar_boxes(boxes: BoxTable, to_key: NDArray[np.float64]) -> NDArray[np.float32]:
     """``(M, 9)`` boxes in the LiDAR frame; yaw is the bearing of the box's x axis, so the sensor's small tilt is left out of it."""
-    if not boxes:
-        return np.zeros((0, 9), dtype=np.float32)
     turn = to_key[:3, :3]
-    centers = np.stack([box.center for box in boxes]) @ turn.T + to_key[:3, 3]
-    forward = np.stack([box.rotation[:, 0] for box in boxes]) @ turn.T
-    velocity = np.stack([box.velocity for box in boxes]) @ turn.T
+    centers = boxes.centers @ turn.T + to_key[:3, 3]
+    forward = quaternion_matrix(boxes.rotations)[:, :, 0] @ turn.T
+    velocity = boxes.velocities @ turn.T
     yaw = np.arctan2(forward[:, 1], forward[:, 0])
-    sizes = np.stack([box.size for box in boxes])
-    return np.concatenate([centers, sizes, yaw[:, None], velocity[:, :2]], axis=1).astype(np.float32)
+    return np.concatenate([centers, boxes.sizes, yaw[:, None], velocity[:, :2]], axis=1).astype(np.float32)
 
 
 def choose_scenes(root: Path, split: str, scenes: Sequence[str]) -> tuple[set[str], str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,39 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """One box of a key frame in world coordinates.
+class BoxTable:
+    """Boxes of key frames in world coordinates, one array a column (a full data set has a million boxes).
 
     Attributes:
-        category: full category name (``vehicle.car``).
-        instance: number of the object, the same through a scene.
-        center: ``(3,)``; size: ``(3,)`` length, width, height; rotation: ``(3, 3)``.
-        velocity: ``(3,)`` metres per second from the neighbouring key frames, NaN where there are none near enough.
-        points: LiDAR points inside; radar_points: radar returns.
-        attributes: attribute names.
+        categories: ``(M,)`` int16 rows of ``category_names`` (``vehicle.car``, ...).
+        instances: ``(M,)`` int64 number of the object, the same through a scene.
+        centers: ``(M, 3)``; sizes: ``(M, 3)`` length, width, height; rotations: ``(M, 4)`` quaternions w, x, y, z.
+        velocities: ``(M, 3)`` metres per second from the neighbouring key frames, NaN where there are none near enough.
+        points: ``(M,)`` LiDAR points inside.
+        attributes: ``(M,)`` int16 rows of ``attribute_names``, -1 for none.
     """
 
-    category: str
-    instance: int
-    center: NDArray[np.float64]
-    size: NDArray[np.float64]
-    rotation: NDArray[np.float64]
-    velocity: NDArray[np.float64]
-    points: int
-    radar_points: int
-    attributes: tuple[str, ...]
+    categories: NDArray[np.int16]
+    instances: NDArray[np.int64]
+    centers: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+    rotations: NDArray[np.float64]
+    velocities: NDArray[np.float64]
+    points: NDArray[np.int64]
+    attributes: NDArray[np.int16]
+    category_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def select(self, rows: Any) -> BoxTable:
+        """Rows by slice, mask or index array."""
+        picked = {name: getattr(self, name)[rows] for name in _BOX_COLUMNS}
+        return replace(self, **picked)
+
+
+_BOX_COLUMNS = ("categories", "instances", "centers", "sizes", "rotations", "velocities", "points", "attributes")
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class KeyFrame:
     token: str
     scene: str
     sweeps: tuple[Sweep, ...]
-    annotations: tuple[Annotation, ...] | None
+    boxes: BoxTable | None
 
 
 def read_key_frames(root: Path, version: str, *, sweeps: int, sensor: str = "LIDAR_TOP") -> list[KeyFrame]:
@@ -76,13 +88,14 @@ def read_key_frames(root: Path, version: str, *, sweeps: int, sensor: str = "LID
         raise FileNotFoundError(f"{folder}: no nuScenes tables; {root} holds: {there}. Set version to one of those")
     try:
         data = _LidarTable(folder, sensor)
-        boxes = _annotations(folder, data.sample_times)
+        boxes, spans = _boxes(folder, data.sample_times)
         frames = []
         for scene in _read(folder, "scene"):
             token = scene["first_sample_token"]
             while token:
                 if token in data.key_of_sample:
-                    frames.append(KeyFrame(token, scene["name"], data.sweeps(token, sweeps), None if boxes is None else tuple(boxes.get(token, ()))))
+                    mine = None if boxes is None else boxes.select(spans.get(token, slice(0, 0)))
+                    frames.append(KeyFrame(token, scene["name"], data.sweeps(token, sweeps), mine))
                 token = data.next_sample[token]
     except (KeyError, TypeError) as bad:
         raise ValueError(f"{folder}: a table lacks the field or record {bad}") from bad
@@ -137,44 +150,53 @@ class _LidarTable:
         return tuple(chain)
 
 
-def _annotations(folder: Path, times: dict[str, float]) -> dict[str, list[Annotation]] | None:
-    """Boxes of each sample, or None when there is no annotation table (test set)."""
+def _boxes(folder: Path, times: dict[str, float]) -> tuple[BoxTable | None, dict[str, slice]]:
+    """All boxes ordered by sample, and the rows of each sample; None when there is no annotation table (test set)."""
     if not (folder / "sample_annotation.json").is_file():
-        return None
+        return None, {}
     rows = _read(folder, "sample_annotation")
     categories = {row["token"]: row["name"] for row in _read(folder, "category")}
-    instances = {row["token"]: (number, categories[row["category_token"]]) for number, row in enumerate(_read(folder, "instance"))}
-    attributes = {row["token"]: row["name"] for row in _read(folder, "attribute")}
+    category_names = tuple(dict.fromkeys(categories.values()))
+    instances = {
+        row["token"]: (number, category_names.index(categories[row["category_token"]])) for number, row in enumerate(_read(folder, "instance"))
+    }
+    attribute_rows = _read(folder, "attribute")
+    attributes = {row["token"]: place for place, row in enumerate(attribute_rows)}
     by_token = {row["token"]: row for row in rows}
-    found: dict[str, list[Annotation]] = {}
-    rotations = quaternion_matrix(np.array([row["rotation"] for row in rows], dtype=np.float64).reshape(-1, 4))
-    for row, rotation in zip(rows, rotations):
-        number, category = instances[row["instance_token"]]
-        width, length, height = row["size"]
-        box = Annotation(
-            category=category,
-            instance=number,
-            center=np.array(row["translation"], dtype=np.float64),
-            size=np.array([length, width, height], dtype=np.float64),
-            rotation=rotation,
-            velocity=_velocity(row, by_token, times),
-            points=int(row["num_lidar_pts"]),
-            radar_points=int(row["num_radar_pts"]),
-            attributes=tuple(attributes[token] for token in row["attribute_tokens"]),
-        )
-        found.setdefault(row["sample_token"], []).append(box)
-    return found
+    order = {token: place for place, token in enumerate(times)}
+    rows = sorted(rows, key=lambda row: order[row["sample_token"]])
+    numbers = np.array([instances[row["instance_token"]] for row in rows], dtype=np.int64).reshape(-1, 2)
+    table = BoxTable(
+        categories=numbers[:, 1].astype(np.int16),
+        instances=numbers[:, 0],
+        centers=_columns(rows, "translation", 3),
+        sizes=_columns(rows, "size", 3)[:, [1, 0, 2]],  # stored as width, length, height
+        rotations=_columns(rows, "rotation", 4),
+        velocities=np.array([_velocity(row, by_token, times) for row in rows]).reshape(-1, 3),
+        points=np.array([row["num_lidar_pts"] for row in rows], dtype=np.int64),
+        attributes=np.array([attributes[row["attribute_tokens"][0]] if row["attribute_tokens"] else -1 for row in rows], dtype=np.int16),
+        category_names=category_names,
+        attribute_names=tuple(row["name"] for row in attribute_rows),
+    )
+    owner = np.array([order[row["sample_token"]] for row in rows], dtype=np.int64)
+    starts, ends = (np.searchsorted(owner, np.arange(len(times)), side=side) for side in ("left", "right"))
+    return table, {token: slice(int(starts[place]), int(ends[place])) for token, place in order.items()}
 
 
-def _velocity(row: dict[str, Any], rows: dict[str, dict[str, Any]], times: dict[str, float]) -> NDArray[np.float64]:
+def _columns(rows: list[dict[str, Any]], key: str, width: int) -> NDArray[np.float64]:
+    return np.array([row[key] for row in rows], dtype=np.float64).reshape(-1, width)
+
+
+def _velocity(row: dict[str, Any], rows: dict[str, dict[str, Any]], times: dict[str, float]) -> tuple[float, float, float]:
     """Central difference over the neighbouring key frames (one-sided at the ends); NaN when they are more than 1.5 s a step away."""
     first = rows[row["prev"]] if row["prev"] else row
     last = rows[row["next"]] if row["next"] else row
     seconds = times[last["sample_token"]] - times[first["sample_token"]]
     steps = (first is not row) + (last is not row)
     if not steps or seconds <= 0 or seconds > _MAX_VELOCITY_SECONDS * steps:
-        return np.full(3, np.nan)
-    return (np.array(last["translation"]) - np.array(first["translation"])) / seconds
+        return (np.nan, np.nan, np.nan)
+    x, y, z = ((b - a) / seconds for a, b in zip(first["translation"], last["translation"]))
+    return (x, y, z)
 
 
 def scenes_of(frames: Iterable[KeyFrame]) -> list[str]:

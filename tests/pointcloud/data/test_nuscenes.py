@@ -42,7 +42,7 @@ def make_root(root: Path, scenes: dict[str, int], *, landmarks: np.ndarray, anno
             tables["sample"].append(
                 {"token": key, "timestamp": stamp, "next": keys[k + 1] if k + 1 < count else "", "prev": keys[k - 1] if k else ""}
             )
-            link = lambda name, k=k: {"prev": f"{name}{k - 1}" if k else "", "next": f"{name}{k + 1}" if k + 1 < count else ""}  # noqa: E731
+            link = lambda name, k=k, count=count: {"prev": f"{name}{k - 1}" if k else "", "next": f"{name}{k + 1}" if k + 1 < count else ""}  # noqa: E731
             center = [120 + CAR_SPEED[0] * k * 5 * STEP, 60 + CAR_SPEED[1] * k * 5 * STEP, 1.0]
             common = {"sample_token": key, "size": [2.0, 4.5, 1.6], "rotation": [np.cos(0.25), 0, 0, np.sin(0.25)], "num_radar_pts": 1}
             car = {"token": f"{scene}-a{k}", "instance_token": f"{scene}-car", "translation": center, **link(f"{scene}-a")}
@@ -99,7 +99,7 @@ def test_boxes_velocities_and_filters(tmp_path: Path, landmarks: np.ndarray) -> 
     root = make_root(tmp_path, {"scene-0061": 4}, landmarks=landmarks)
     data = NuScenes(root, "v1.0-mini", "all", min_box_points=0)
     frame = data.frame(2)
-    assert frame.classes == ["car"] and frame.meta["attributes"] == [("vehicle.moving",)]  # animals are no detection class
+    assert frame.classes == ["car"] and frame.meta["attributes"] == ["vehicle.moving"]  # animals are no detection class
     inverse = np.linalg.inv(lidar_pose(0.5))
     center = inverse[:3, :3] @ [120.5, 61, 1] + inverse[:3, 3]
     velocity = inverse[:3, :3] @ [*CAR_SPEED, 0]

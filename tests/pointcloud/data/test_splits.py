@@ -31,7 +31,7 @@ def test_choice_is_pinned() -> None:
 
 def test_choice_depends_on_names_only() -> None:
     data = Scenes([2] * 20)
-    order = [index for index in reversed(range(40))]
+    order = list(reversed(range(40)))
     assert label_subset(data, 0.3, indices=order).indices == label_subset(data, 0.3).indices
     half = label_subset(data, 0.5, indices=range(20))
     assert max(half.indices) < 20 and half.total_sequences == 10

@@ -49,6 +49,8 @@ def _train(stage: str, rest: Sequence[str]) -> int:
     config = resolve(find_recipe(name, stage), overrides)
     try:
         result = run(config)
+    except ConfigError:
+        raise
     except ValueError as error:
         print(f"suite3d: {error}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -71,10 +72,8 @@ def load_config(schema: type[T], *, files: Sequence[Path] = (), overrides: Seque
             raise ConfigError(f"config file {file} does not exist")
         try:
             layers.append((str(file), OmegaConf.load(file)))
-        except Exception as error:
-            if isinstance(error, (OSError, UnicodeDecodeError)) or type(error).__module__.startswith("yaml"):
-                raise ConfigError(f"{file}: not readable as yaml: {' '.join(str(error).split())}") from error
-            raise
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{file}: not readable as yaml: {' '.join(str(error).split())}") from error
     for text in overrides:
         if "=" not in text or text.startswith("="):
             raise ConfigError(f"command line: expected key=value, got '{text}'")
@@ -108,7 +107,16 @@ def _one_line(error: OmegaConfBaseException) -> str:
 
 def to_yaml(config: Any) -> str:
     """The resolved configuration as yaml, in the order of the dataclass."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(_plain(OmegaConf.to_container(OmegaConf.structured(config))), sort_keys=False, width=150)
+
+
+def _plain(node: Any) -> Any:
+    """Containers of numbers and text only, so that the file needs no Python to be read."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_plain(value) for value in node]
+    return str(node) if isinstance(node, Path) else node
 
 
 __all__ = ["MISSING", "ConfigError", "load_config", "to_yaml"]

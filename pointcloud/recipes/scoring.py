@@ -151,8 +151,8 @@ def _truth(frame: Frame) -> np.ndarray[Any, Any]:
 
 
 def _score_kitti(scored: list[Scored], dataset: FrameDataset, detector: Detector, config: EvaluateConfig, path: Path) -> dict[str, Any]:
-    from suite3d.pointcloud.detection.evaluate.kitti import evaluate_kitti
     from suite3d.pointcloud.data.kitti_labels import read_kitti_labels, write_kitti_results
+    from suite3d.pointcloud.detection.evaluate.kitti import evaluate_kitti
 
     folder = path / "kitti_results" / "data"
     truth, found = [], []

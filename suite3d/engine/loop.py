@@ -61,7 +61,8 @@ class Trainer:
         run.rewind(self.step)
         self.forward = self._wrap(self.model)
         self.bad_steps = 0
-        self.waited = self.worked = 0.0
+        self.waited = 0.0
+        self.last: Output | None = None
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         compiled: nn.Module = torch.compile(model) if self.config.compile else model  # type: ignore[assignment]
@@ -116,14 +117,13 @@ class Trainer:
             self.batches, first=self.step * per_step, last=self.total * per_step, workers=workers, pin=self.world.device.type == "cuda"
         )
         self.model.train()
-        self.started = self.window = time.perf_counter()
-        self.window_step = self.first_step = self.step
+        self.window = time.perf_counter()
+        self.window_step = self.step
         while self.step < self.total:
             start = time.perf_counter()
             loaded = [next(loader) for _ in range(per_step)]
             self.waited += time.perf_counter() - start
             self._one_step(loaded)
-            self.worked += time.perf_counter() - start
             self.step += 1
             self._periodic()
         self.save()
@@ -174,7 +174,8 @@ class Trainer:
         self.run.nonfinite(self.step, names)
         if self.bad_steps >= MAX_NONFINITE:
             raise NonFiniteLoss(
-                f"the loss was not finite for {MAX_NONFINITE} steps in a row; the samples are listed in {self.run.path / 'nonfinite.jsonl'}, the last were {names}"
+                f"the loss was not finite for {MAX_NONFINITE} steps in a row; the samples are listed in "
+                f"{self.run.path / 'nonfinite.jsonl'}, the last were {names}"
             )
         return False
 
@@ -185,7 +186,7 @@ class Trainer:
             if verdict is not None and verdict.message and self.world.main:
                 self.run.log(self.step, "event", {"message": verdict.message})
                 print(verdict.message)
-        self._last = last
+        self.last = last
         if (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.total:
             now = time.perf_counter()
             speed = (self.step + 1 - self.window_step) / max(now - self.window, 1e-9)
@@ -194,19 +195,19 @@ class Trainer:
                 **last.metrics,
                 **self.monitor.metrics(),
                 "steps_per_second": speed,
-                "data_wait": self.waited / max(self.worked, 1e-9),
+                "data_wait": self.waited / max(now - self.window, 1e-9),
                 "seconds_left": (self.total - self.step - 1) / max(speed, 1e-9),
             }
             self.run.log(self.step, "train", values)
             if self.world.main:
                 print(_progress(self.step + 1, self.total, {k: float(v) for k, v in values.items()}), flush=True)
-            self.window, self.window_step, self.waited, self.worked = now, self.step + 1, 0.0, 0.0
+            self.window, self.window_step, self.waited = now, self.step + 1, 0.0
 
     def _periodic(self) -> None:
         config, step = self.config, self.step
         due = lambda every: every > 0 and (step % every == 0 or step == self.total)  # noqa: E731
-        if due(config.visual_every) and self.world.main and getattr(self, "_last", None) is not None and self._last.visuals is not None:
-            for name, picture in self._last.visuals().items():
+        if due(config.visual_every) and self.world.main and self.last is not None and self.last.visuals is not None:
+            for name, picture in self.last.visuals().items():
                 self.run.picture(f"{name}_{step:07d}", render(picture))
         if due(config.probe_every) and self.task.probe is not None and self.world.main:
             with torch.random.fork_rng():

@@ -21,9 +21,8 @@ def test_order_is_a_pure_function_of_seed_and_position():
 
 
 def test_ranks_share_out_the_same_global_batches():
-    from tests.engine.toy import ToySource
-
     from suite3d.engine.loader import StepBatches
+    from tests.engine.toy import ToySource
 
     source = ToySource(12)
     whole = StepBatches(source, SampleOrder(12, seed=0), micro_batch=4)

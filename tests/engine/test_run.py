@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.engine.toy import ToyMethod, ToyRecipe, ToySource
 
 from suite3d.config import ConfigError
 from suite3d.engine.distributed import world
@@ -20,6 +19,7 @@ from suite3d.engine.files import read_json_lines
 from suite3d.engine.loop import NonFiniteLoss, run_task
 from suite3d.engine.task import Task
 from suite3d.recipes import run
+from tests.engine.toy import ToyMethod, ToyRecipe, ToySource
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,18 +46,18 @@ def child(path: Path, steps: int, *launcher: str) -> subprocess.Popen[bytes]:
 
 
 def test_kill_and_rerun_gives_the_same_losses_to_the_bit(tmp_path):
-    run(recipe(tmp_path / "whole", 3000))
-    process = child(tmp_path / "cut", 3000)
+    run(recipe(tmp_path / "whole", 300))
+    process = child(tmp_path / "cut", 300)
     deadline = time.time() + 120
     while time.time() < deadline and not list((tmp_path / "cut/checkpoints").glob("step_*.pt")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     seen = len(losses(tmp_path / "cut"))
-    assert 0 < seen < 3000, "the run was meant to be killed half way"
-    run(recipe(tmp_path / "cut", 3000))
+    assert 0 < seen < 300, "the run was meant to be killed half way"
+    run(recipe(tmp_path / "cut", 300))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    ends = [torch.load(tmp_path / name / "checkpoints/step_00003000.pt", weights_only=True)["model"] for name in ("cut", "whole")]
+    ends = [torch.load(tmp_path / name / "checkpoints/step_00000300.pt", weights_only=True)["model"] for name in ("cut", "whole")]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[1])
 
 

@@ -29,7 +29,7 @@ def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tup
             whole >= 1 and abs(exact - whole) <= 1e-3,
             f"point_range along {name}: expected a positive whole number of voxels of {voxel_size[axis]:g} m, got {exact:g}",
         )
-        expect(whole <= _INT32, f"point_range along {name}: expected at most {_INT32} voxels (int32 coordinates), got {whole}")
+        expect(whole <= 2**24, f"point_range along {name}: expected at most 2^24 voxels (float32 tells no more apart), got {whole}")
         cells.append(whole)
     return cells[0], cells[1], cells[2]
 
@@ -39,11 +39,8 @@ def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxe
     expect_same_device(xyz=xyz, offsets=offsets)
     expect_offsets(offsets, len(xyz))
     cells = grid_cells(point_range, voxel_size)
-    total = (len(offsets) - 1) * cells[0] * cells[1] * cells[2]
-    expect(
-        total < 2**63,
-        f"the grid of {cells} voxels (x, y, z) times {len(offsets) - 1} scans needs keys beyond int64: use larger voxels or a smaller range",
-    )
+    bits = sum((count - 1).bit_length() for count in (*cells, len(offsets) - 1))
+    expect(bits <= 63, f"{len(offsets) - 1} scans of {cells} voxels (x, y, z) need keys beyond int64: use larger voxels, a smaller range or batch")
     expect(len(xyz) <= _INT32, f"xyz: expected at most {_INT32} points, got {len(xyz)}; split the batch")
     return cells
 

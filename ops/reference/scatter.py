@@ -20,7 +20,8 @@ def scatter_mean(values: Tensor, index: Tensor, size: int) -> Tensor:
 def scatter_max(values: Tensor, index: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Maximum, and the first row that attains it (-1 for rows without a value, whose maximum is given as 0). NaN wins."""
     if len(values) == 0:
-        return values.new_zeros(size, values.shape[1]), index.new_full((size, values.shape[1]), -1)
+        nothing = values.sum(dim=0, keepdim=True).expand(size, -1)  # zeros that stay in the autograd graph
+        return nothing, index.new_full((size, values.shape[1]), -1)
     columns = index.unsqueeze(1).expand_as(values)
     highest = values.new_full((size, values.shape[1]), -torch.inf).scatter_reduce(0, columns, values.detach(), "amax")
     attains = (values == highest[index]) | values.isnan()

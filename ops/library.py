@@ -98,6 +98,21 @@ def kernel(name: str, device_type: str) -> Any | None:
     return found
 
 
+def run(compiled_op: Any, arguments: tuple[Any, ...], explain: Callable[[], None]) -> Any:
+    """Call a compiled op that checks its own arguments; where it refuses, ``explain`` raises the ``ValueError`` that says why.
+
+    (Before torch 2.13 the text of a C++ error does not come through the stable ABI, and scanning the values in Python first
+    would cost more than many kernels.)
+    """
+    if torch.compiler.is_compiling():
+        return compiled_op(*arguments)
+    try:
+        return compiled_op(*arguments)
+    except RuntimeError:
+        explain()
+        raise
+
+
 def _notice(name: str, device_type: str) -> None:
     if device_type in _noticed:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -62,6 +63,9 @@ def _check(values: Tensor, index: Tensor, size: int) -> None:
     expect(index.shape[0] == values.shape[0], f"index: expected one entry for each of the {values.shape[0]} rows of values, got {index.shape[0]}")
     expect(size >= 0, f"size: expected >= 0, got {size}")
     expect_same_device(values=values, index=index)
+
+
+def _check_values(index: Tensor, size: int) -> None:
     if index.device.type == "cpu" and not torch.compiler.is_compiling() and len(index) > 0:
         low, high = (int(v) for v in index.aminmax())
         expect(0 <= low and high < size, f"index: expected values in [0, {size}), got {low} to {high}")
@@ -72,9 +76,11 @@ def _add(values: Tensor, index: Tensor, size: int, *, mean: bool) -> Tensor:
     if values.dtype not in _COMPILED:
         return _add(values.float(), index, size, mean=mean).to(values.dtype)
     kernel = library.kernel("scatter_sum", values.device.type)
+    explain = functools.partial(_check_values, index, size)
     if kernel is None:
+        explain()
         return (reference.scatter_mean if mean else reference.scatter_sum)(values, index, size)
-    return kernel(values, index, size, mean)[0]
+    return library.run(kernel, (values, index, size, mean), explain)[0]
 
 
 def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
@@ -107,5 +113,9 @@ def scatter_max(values: Tensor, index: Tensor, size: int) -> Tensor:
     _check(values, index, size)
     if values.dtype not in _COMPILED:
         return scatter_max(values.float(), index, size).to(values.dtype)
-    kernel = library.kernel("scatter_max", values.device.type) or reference.scatter_max
-    return kernel(values, index, size)[0]
+    kernel = library.kernel("scatter_max", values.device.type)
+    explain = functools.partial(_check_values, index, size)
+    if kernel is None:
+        explain()
+        return reference.scatter_max(values, index, size)[0]
+    return library.run(kernel, (values, index, size), explain)[0]

@@ -6,6 +6,7 @@ A map is ``(K, V_out)`` int32: ``map[k, o]`` is the input row under kernel offse
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +68,7 @@ def out_shape(spatial_shape: Triple, kernel: Triple, stride: Triple, padding: Tr
 
 
 def _check(coords: Tensor, spatial_shape: Triple, batch_size: int) -> None:
-    expect_tensor(coords, "coords", (None, 4), (torch.int32,))
-    expect(batch_size >= 1, f"batch_size: expected >= 1, got {batch_size}")
+    """Reads the values, so only where the CPU has them at hand."""
     if coords.device.type != "cpu" or torch.compiler.is_compiling() or len(coords) == 0:
         return
     limits = coords.new_tensor((batch_size, *spatial_shape))
@@ -91,12 +91,14 @@ def submanifold_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, k
         ValueError: unsorted, repeated or outside coordinates; even kernel sizes.
     """
     expect(all(size % 2 == 1 for size in kernel), f"kernel: a submanifold convolution needs odd sizes, got {kernel}")
-    _check(coords, spatial_shape, batch_size)
+    expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("submanifold_map", coords.device.type)
+    explain = functools.partial(_check, coords, spatial_shape, batch_size)
     if compiled is None:
+        explain()
         table = reference.submanifold_map(coords, spatial_shape, kernel)
     else:
-        table = compiled(coords, batch_size, list(spatial_shape), list(kernel))
+        table = library.run(compiled, (coords, batch_size, list(spatial_shape), list(kernel)), explain)
     return KernelMap(coords=coords, spatial_shape=spatial_shape, forward=table, backward=table, mirrored=True)
 
 
@@ -106,10 +108,12 @@ def strided_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, kerne
     Args and errors as in :func:`submanifold_map`; ``stride`` and ``padding`` along (z, y, x).
     """
     shape = out_shape(spatial_shape, kernel, stride, padding)
-    _check(coords, spatial_shape, batch_size)
+    expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("strided_map", coords.device.type)
+    explain = functools.partial(_check, coords, spatial_shape, batch_size)
     if compiled is None:
+        explain()
         found = reference.strided_map(coords, spatial_shape, kernel, stride, padding)
     else:
-        found = compiled(coords, batch_size, list(spatial_shape), list(kernel), list(stride), list(padding))
+        found = library.run(compiled, (coords, batch_size, list(spatial_shape), list(kernel), list(stride), list(padding)), explain)
     return KernelMap(coords=found[0], spatial_shape=shape, forward=found[1], backward=found[2], mirrored=False)

@@ -127,6 +127,17 @@ def test_unknown_velocity_and_hash_split(tmp_path: Path, landmarks: np.ndarray) 
         NuScenes(root, "v1.0-mini", "mini_val")
 
 
+def test_velocity_needs_near_neighbours(tmp_path: Path, landmarks: np.ndarray) -> None:
+    root = make_root(tmp_path, {"scene-0061": 4}, landmarks=landmarks[:3])
+    path = root / "v1.0-mini/sample.json"
+    rows = json.loads(path.read_text())
+    rows[3]["timestamp"] += 3_000_000  # the last key frame comes three seconds late
+    path.write_text(json.dumps(rows))
+    data = NuScenes(root, "v1.0-mini", "all", min_box_points=0, unknown_velocity="nan")
+    known = [np.isfinite(data.frame(k).boxes[0, 7:]).all() for k in range(4)]
+    assert known == [True, True, False, False]
+
+
 def test_broken_tables_and_files(tmp_path: Path, landmarks: np.ndarray) -> None:
     root = make_root(tmp_path, {"scene-0061": 2}, landmarks=landmarks)
     with pytest.raises(FileNotFoundError, match="holds: v1.0-mini"):

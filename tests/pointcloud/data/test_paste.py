@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from suite3d.pointcloud.data.boxes import collide_bev, points_per_box
+from suite3d.pointcloud.data.boxes import box_index, collide_bev, points_per_box
+from suite3d.pointcloud.data.frame import Frame
 from suite3d.pointcloud.data.paste import PasteDatabase, PasteObjects
 from suite3d.pointcloud.data.splits import LabelLeak, label_subset
 from suite3d.pointcloud.data.transforms import RandomFlip
@@ -28,11 +29,19 @@ def test_objects_are_the_points_in_their_boxes(database: PasteDatabase) -> None:
     assert len(few) == 0 and few.boxes.shape == (0, 7)
 
 
+def clutter(frame: Frame, seed: int) -> Frame:
+    """Its ground points thrown anywhere, so that many stand where objects will be pasted."""
+    rng = np.random.default_rng(seed)
+    free = box_index(frame.xyz, frame.boxes) < 0
+    frame.xyz[free] = rng.uniform([-20, -12, -2], [25, 12, 2], (int(free.sum()), 3))
+    return frame
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_pasted_scene(database: PasteDatabase, whole: bool) -> None:
     paste = PasteObjects(database=database, counts=COUNTS, limit_whole_scene=whole)
     for seed in range(8):
-        frame = make_scene(100 + seed)
+        frame = clutter(make_scene(100 + seed), seed)
         frame.rows = np.arange(len(frame.xyz))
         out = paste(frame, np.random.default_rng(seed))
         old, new = len(frame.boxes), len(out.boxes)

@@ -68,7 +68,7 @@ class MaskUnits:
         return self.voxels.select(~hidden[self.voxel_unit])
 
     def points_of(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the points in the chosen units, unit by unit, and where each unit starts.
+        """Rows of the points in the chosen units, unit by unit and in the order of the scan, and where each unit starts.
 
         Args:
             chosen: ``(U,)`` bool.
@@ -78,6 +78,7 @@ class MaskUnits:
         """
         unit = self.point_unit
         rows = chosen[unit].nonzero()[:, 0]
+        rows = rows[torch.argsort(self.voxels.point_index[rows])]
         rows = rows[torch.argsort(unit[rows], stable=True)]
         counts = torch.bincount(unit[rows], minlength=len(self))[chosen]
         return rows, torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from suite3d.losses.gather import mean_over_ranks
-from suite3d.ops import chamfer_distance, scatter_sum
+from suite3d.ops import scatter_sum
 
 
 def chamfer_loss(predicted: Tensor, target: Tensor, target_offsets: Tensor, *, norm: Literal["l2", "l1"] = "l2") -> Tensor:
@@ -37,15 +37,30 @@ def chamfer_loss(predicted: Tensor, target: Tensor, target_offsets: Tensor, *, n
     sizes = target_offsets.diff()
     if bool((sizes < 1).any()):
         raise ValueError(f"chamfer_loss expected no empty target set, got {int((sizes < 1).sum())} of {sets}")
-    flat = predicted.reshape(-1, 3).float()  # [S*K, 3]
-    edges = torch.arange(sets + 1, device=flat.device) * points
-    forth, back, _, _ = chamfer_distance(flat, target.float(), a_offsets=edges, b_offsets=target_offsets)
+    predicted, target = predicted.float(), target.float()
+    row = torch.repeat_interleave(torch.arange(sets, device=target.device), sizes, output_size=len(target))  # [M] set of each point
+    to_target, to_predicted = _nearest(predicted.detach(), target.detach(), row)
+    forth = (predicted - target[to_target]).square().sum(2)  # [S, K]
+    back = (predicted[row, to_predicted] - target).square().sum(1)  # [M]
     if norm == "l1":
         forth, back = _root(forth) / 2, _root(back) / 2
-    row = torch.repeat_interleave(torch.arange(sets, device=flat.device), sizes, output_size=len(target))
-    to_true = forth.reshape(sets, points).mean(1)  # [S]
-    to_predicted = scatter_sum(back[:, None], row, sets)[:, 0] / sizes  # [S]
-    return mean_over_ranks((to_true + to_predicted).sum(), sets)
+    backward_mean = scatter_sum(back[:, None], row, sets)[:, 0] / sizes  # [S]
+    return mean_over_ranks((forth.mean(1) + backward_mean).sum(), sets)
+
+
+@torch.no_grad()
+def _nearest(predicted: Tensor, target: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """``(S, K)`` row of the true point nearest to each prediction, ``(M,)`` number of the prediction nearest to each true point.
+
+    Only the M x K pairs within a set are compared, all at once: there are thousands of sets of a few points.
+    """
+    distance = (predicted[row] - target[:, None]).square().sum(2)  # [M, K]
+    owner = row[:, None].expand_as(distance)
+    least = distance.new_full(predicted.shape[:2], torch.inf).scatter_reduce(0, owner, distance, "amin")  # [S, K]
+    points = torch.arange(len(target), device=row.device)[:, None]
+    candidates = torch.where(distance == least[row], points, len(target))  # [M, K]
+    first = row.new_full(predicted.shape[:2], len(target)).scatter_reduce(0, owner, candidates, "amin")
+    return first.clamp(max=len(target) - 1), distance.argmin(1)
 
 
 def _root(squared: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -135,6 +136,17 @@ def _shade(
                 image[c, r, k] = int(min(max(rgb[k], 0.0), 1.0) ** 0.85 * 255.0)
 
 
+@dataclass(kw_only=True)
+class _View:
+    """Nearest hits of every pixel, ``(W, H)``: see :func:`raycast.cast`; ``poses`` of the bodies as the camera sees them."""
+
+    poses: NDArray[np.float64]
+    site: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    part: NDArray[np.int32]
+    normal: NDArray[np.float32]
+
+
 class StreetCamera:
     """Forward-looking pinhole camera.
 
@@ -153,51 +165,61 @@ class StreetCamera:
         self.focal, self.cx, self.cy = 721.5377 * scale, 609.5593 * scale, 172.854 * config.image_height / 375.0
         projection = np.array([[self.focal, 0.0, self.cx, 0.0], [0.0, self.focal, self.cy, 0.0], [0.0, 0.0, 1.0, 0.0]])
         turn = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # forward-left-up to right-down-forward
+        u, v = np.meshgrid(np.arange(config.image_width), np.arange(config.image_height), indexing="ij")
+        dirs = np.stack([np.ones(u.shape), -(u - self.cx) / self.focal, -(v - self.cy) / self.focal], axis=-1)
+        self._dirs = dirs / np.linalg.norm(dirs, axis=-1, keepdims=True)
         self.calibration = KittiCalibration(projection, np.eye(3), np.concatenate([turn, -(turn @ MOUNT)[:, None]], axis=1))
 
     def render(self, drive: Drive, moment: int, key: int) -> NDArray[np.uint8]:
-        """``(H, W, 3)`` picture at column ``moment`` of the drive's poses."""
+        """``(H, W, 3)`` RGB picture at column ``moment`` of the drive's poses."""
+        parts, street = drive.parts, drive.street
+        view = self._trace(drive, moment, key)
+        users = np.array([body.name in CLASS_NAMES for body in drive.bodies], dtype=bool)
+        users &= np.linalg.norm(view.poses[:, :2], axis=1) < 80.0
+        where, size = drive.poses[users, moment], drive.sizes[users]
+        casters = np.concatenate([where[:, :3], np.cos(where[:, 3:]), np.sin(where[:, 3:]), size[:, :2] / 2 * 0.96, size[:, 2:]], axis=1)
+        image = np.empty(view.normal.shape, dtype=np.uint8)
+
+        def columns(block: tuple[int, int]) -> None:
+            surfaces = (parts.kind, parts.body, parts.colour, parts.optics, parts.texture)
+            ground = (street.fields, street.profile, view.site)
+            _shade(self._dirs, view.distance, view.part, view.normal, *surfaces, view.poses, casters, *ground, SUN, key, _WEAVE, *block, image)
+
+        run_blocks(columns, split(self._config.image_width, self._config.threads), self._config.threads)
+        return np.ascontiguousarray(image.transpose(1, 0, 2))
+
+    def segment(self, drive: Drive, moment: int, key: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What each pixel of :meth:`render` shows.
+
+        Returns:
+            ``(H, W)`` distance along the ray in metres (inf for the sky) and ``(H, W)`` track id (0 for everything without a box).
+        """
+        view = self._trace(drive, moment, key)
+        tracks = np.where(view.part >= 0, drive.tracks[drive.parts.body[np.maximum(view.part, 0)]], 0)
+        return np.ascontiguousarray(view.distance.T.astype(np.float32)), np.ascontiguousarray(tracks.T)
+
+    def _trace(self, drive: Drive, moment: int, key: int) -> _View:
         config, parts, street = self._config, drive.parts, drive.street
         lidar = drive.ego[moment]
         cos, sin = np.cos(lidar[3]), np.sin(lidar[3])
         viewer = lidar + np.array([cos * MOUNT[0] - sin * MOUNT[1], sin * MOUNT[0] + cos * MOUNT[1], MOUNT[2], 0.0])
         poses = relative_poses(drive.poses[:, moment], viewer)
-        u, v = np.meshgrid(np.arange(config.image_width), np.arange(config.image_height), indexing="ij")
-        dirs = np.stack([np.ones(u.shape), -(u - self.cx) / self.focal, -(v - self.cy) / self.focal], axis=-1)
-        dirs /= np.linalg.norm(dirs, axis=-1, keepdims=True)
         placed, corners, near = raycast.place_parts(parts.kind, parts.body, parts.params, parts.low, parts.high, poses, VIEW)
         bounds = raycast.pinhole_bounds(corners, near, self.focal, self.cx, self.cy, config.image_width, config.image_height)
         order = np.argsort(near[:, 0], kind="stable")
         order = order[(bounds[:, 1] >= bounds[:, 0])[order]]
-        site = np.array([*viewer, street.x0, street.y0])
-        users = np.array([body.name in CLASS_NAMES for body in drive.bodies], dtype=bool)
-        users &= np.linalg.norm(poses[:, :2], axis=1) < 80.0
-        where, size = drive.poses[users, moment], drive.sizes[users]
-        casters = np.concatenate([where[:, :3], np.cos(where[:, 3:]), np.sin(where[:, 3:]), size[:, :2] / 2 * 0.96, size[:, 2:]], axis=1)
-        distance, part, normal = np.empty(u.shape), np.empty(u.shape, dtype=np.int32), np.zeros((*u.shape, 3), dtype=np.float32)
-        image = np.empty((*u.shape, 3), dtype=np.uint8)
+        shape = self._dirs.shape[:2]
+        view = _View(
+            poses=poses,
+            site=np.array([*viewer, street.x0, street.y0]),
+            distance=np.empty(shape),
+            part=np.empty(shape, dtype=np.int32),
+            normal=np.zeros((*shape, 3), dtype=np.float32),
+        )
 
         def columns(block: tuple[int, int]) -> None:
-            raycast.cast(
-                dirs,
-                order,
-                bounds,
-                near,
-                parts.kind,
-                placed,
-                parts.optics,
-                street.fields,
-                street.profile,
-                site,
-                VIEW,
-                key,
-                *block,
-                distance,
-                part,
-                normal,
-            )
-            surfaces = (parts.kind, parts.body, parts.colour, parts.optics, parts.texture)
-            _shade(dirs, distance, part, normal, *surfaces, poses, casters, street.fields, street.profile, site, SUN, key, _WEAVE, *block, image)
+            scene = (order, bounds, near, parts.kind, placed, parts.optics, street.fields, street.profile, view.site)
+            raycast.cast(self._dirs, *scene, VIEW, key, *block, view.distance, view.part, view.normal)
 
         run_blocks(columns, split(config.image_width, config.threads), config.threads)
-        return np.ascontiguousarray(image.transpose(1, 0, 2))
+        return view

@@ -27,7 +27,7 @@ class StreetConfig:
         intensity_noise: standard deviation of the intensity.
         parked, traffic, pedestrians, cyclists, vegetation, clutter: densities, 1 = an ordinary city street, 0 = none.
         min_points: a box with fewer points is dropped.
-        keep_empty: keep every box within ``max_range`` whatever its points.
+        keep_empty: keep every box within ``max_range`` or with returns, whatever ``min_points``.
         images: render the camera with every frame (``meta["image"]``); ``StreetWorld.image`` renders on demand.
         image_width, image_height: pixels; the focal length scales with the width (721.5 px at 1242, as KITTI).
         threads: threads of the ray caster within one frame; the result does not depend on it.

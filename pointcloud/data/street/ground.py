@@ -26,6 +26,8 @@ LEFT, RIGHT, KERB_HEIGHT, LEFT_WALK, RIGHT_WALK, CROSSING, CROSSING_LENGTH, LINE
 ROAD, MARKING, SIDEWALK, TERRAIN = 1, 2, 3, 4
 """Semantic ids of the ground, as in ``shapes.POINT_CLASSES``."""
 
+GROUND_LABELS = (ROAD, MARKING, SIDEWALK, TERRAIN)
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sample(fields: NDArray[np.float32], x0: float, y0: float, x: float, y: float) -> tuple[float, float, float, float]:

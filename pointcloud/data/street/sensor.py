@@ -87,7 +87,7 @@ def _receive(
             else:
                 label[c, r] = part_label[p]
                 reflectivity, diffuse = optics[p, 0], optics[p, 1]
-                lost += optics[p, 2]
+                lost = 1.0 - (1.0 - lost) * (1.0 - optics[p, 2])
             cosine = abs(dx * normal[c, r, 0] + dy * normal[c, r, 1] + dz * normal[c, r, 2])
             back = reflectivity * (1.0 - diffuse + diffuse * cosine)
             ray = (c * rows + r) * 8

@@ -115,7 +115,7 @@ class StreetWorld(FrameDataset):
         counts = np.bincount(instances, minlength=len(rows) + 1)[drive.tracks[rows]]
         poses = relative_poses(drive.poses[rows, moment], drive.ego[moment])
         within = np.linalg.norm(poses[:, :2], axis=1) < self.config.max_range
-        keep = within if self.config.keep_empty else counts >= max(1, self.config.min_points)
+        keep = within | (counts > 0) if self.config.keep_empty else counts >= max(1, self.config.min_points)
         rows, counts, poses = rows[keep], counts[keep], poses[keep]
         sizes = drive.sizes[rows]
         velocity = (drive.poses[rows, moment + 1, :2] - drive.poses[rows, moment - 1, :2]) * (self.config.frame_rate / 2)
@@ -135,6 +135,11 @@ class StreetWorld(FrameDataset):
         """``(H, W, 3)`` RGB picture of the camera at a frame."""
         sequence, number = self._locate(index)
         return self.camera.render(self.drive(sequence), number + 1, self._key(sequence, number) + 7)
+
+    def segment(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """``(H, W)`` distance (inf for the sky) and ``(H, W)`` track id (0 for the rest) of the pixels of :meth:`image`."""
+        sequence, number = self._locate(index)
+        return self.camera.segment(self.drive(sequence), number + 1, self._key(sequence, number) + 7)
 
     def visibility(self, index: int) -> NDArray[np.float64]:
         """``(M,)`` share of each box's rays that nothing else intercepts, parallel to ``frame(index).boxes``."""

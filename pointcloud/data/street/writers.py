@@ -234,8 +234,8 @@ def _calibration_text(calibration: KittiCalibration) -> str:
 
 
 def _nuscenes_frame(config: StreetConfig, base: Path, images: bool, stride: int, split: Literal["train", "val"], index: int) -> dict[str, Any]:
-    world = _world(config, split)
-    frame, number = world.frame(index), index % config.frames
+    world = _world(replace(config, keep_empty=True), split)
+    frame, number = world.frame(index), index % config.frames  # boxes without returns keep the chains of instances whole
     key = number % stride == 0
     columns = np.concatenate([frame.xyz, frame.feats[:, :1] * 255.0, frame.feats[:, 2:3]], axis=1)
     _write(base / scan_file(frame.sequence, number, key=key), columns.astype("<f4").tobytes())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -35,10 +34,10 @@ def feature_std(features: Tensor) -> float:
 
 
 def spread(features: Tensor) -> float:
-    """Root mean square distance of the samples from their mean over their root mean square length, 0 to 1."""
+    """How far the directions of the samples differ, 0 to 1: ``sqrt(1 - |mean of the L2-normalised features|^2)``."""
     x = _matrix(features)
-    power = float(x.square().sum(dim=1).mean())
-    return math.sqrt(float((x - x.mean(dim=0)).square().sum(dim=1).mean()) / power) if power > 0 else 0.0
+    x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return math.sqrt(max(0.0, 1.0 - float(x.mean(dim=0).square().sum())))
 
 
 def alignment(first: Tensor, second: Tensor, *, power: float = 2.0) -> float:
@@ -90,18 +89,18 @@ class Verdict:
 class CollapseMonitor:
     """Watches ``(N, C)`` features during training and says in a sentence when they collapse.
 
-    Three ways to collapse are told apart. *Constant*: every sample gets (nearly) the same vector. *Line*: the samples differ
+    Three ways to collapse are told apart. *Constant*: every sample gets (nearly) the same vector, up to its length. *Line*: the samples differ
     along a single direction. *Shrunk*: the features fade to zero length. Each has a limit far from what healthy features
-    show and must hold ``patience`` checks in a row; an encoder that only begins with few directions (random, few channels)
-    is judged against its own start.
+    show and must hold ``patience`` checks in a row; an encoder that never had more than a few directions (random, few
+    channels) is judged against its own best.
 
     Attributes:
         every: of the calls to :meth:`update`, every how many-th looks (it costs two small eigenvalue problems).
         patience: checks in a row before the verdict.
         max_samples: rows used of each batch, evenly spaced.
         min_samples: fewer rows are not judged.
-        constant_spread: below this spread the features are constant.
-        line_rank: below this effective rank the features lie on a line.
+        constant_spread: below this spread the features are constant; below 2.5 times it too if they once had ten times their present spread.
+        line_rank: below this effective rank the features lie on a line, if they once had twice it.
     """
 
     every: int = 10
@@ -113,9 +112,9 @@ class CollapseMonitor:
     _calls: int = field(default=0, repr=False)
     _last: Verdict = field(default=Verdict(collapsed=False, message="", summary="No features were seen yet."), repr=False)
     _suspicions: deque[str] = field(default_factory=deque, repr=False)
-    _spreads: list[float] = field(default_factory=list, repr=False)
-    _ranks: list[float] = field(default_factory=list, repr=False)
-    _lengths: list[float] = field(default_factory=list, repr=False)
+    _best_spread: float = field(default=0.0, repr=False)
+    _best_rank: float = field(default=0.0, repr=False)
+    _longest: float = field(default=0.0, repr=False)
 
     def metrics(self) -> dict[str, float]:
         """Scalars of the latest look."""
@@ -148,15 +147,13 @@ class CollapseMonitor:
         x = x.cpu()
         length = math.sqrt(float(x.square().sum(dim=1).mean()))
         rank, spread_now = effective_rank(x), spread(x)
+        self._best_spread, self._best_rank, self._longest = max(self._best_spread, spread_now), max(self._best_rank, rank), max(self._longest, length)
         suspicion = self._suspect(length, rank, spread_now, x.shape[1])
-        self._remember(length, rank, spread_now)
         self._suspicions.append(suspicion)
         if len(self._suspicions) > self.patience:
             self._suspicions.popleft()
         collapsed = len(self._suspicions) == self.patience and all(self._suspicions)
-        sentence = (
-            f"The representation looks healthy: effective rank {rank:.1f} of {x.shape[1]}, spread {100 * spread_now:.0f} % of the feature length."
-        )
+        sentence = f"The representation looks healthy: effective rank {rank:.1f} of {x.shape[1]}, spread {100 * spread_now:.0f} %."
         if suspicion:
             sentence = f"The representation may be collapsing: {suspicion}"
         if collapsed:
@@ -165,29 +162,19 @@ class CollapseMonitor:
 
     def _suspect(self, length: float, rank: float, spread_now: float, channels: int) -> str:
         """Why these features look collapsed, or an empty string."""
-        usual_spread = median(self._spreads) if self._spreads else 1.0
-        usual_rank = median(self._ranks) if self._ranks else float(channels)
-        usual_length = median(self._lengths) if self._lengths else length
-        if length <= 1e-8 or length < 1e-4 * usual_length:
+        if length <= 1e-8 or length < 1e-4 * self._longest:
             return f"the features have shrunk to length {length:.1e}. Check weight decay and whether the loss rewards small features."
-        if spread_now < self.constant_spread or spread_now < min(2.5 * self.constant_spread, 0.1 * usual_spread):
+        if spread_now < self.constant_spread or spread_now < min(2.5 * self.constant_spread, 0.1 * self._best_spread):
             return (
-                f"all samples get nearly the same feature (spread {100 * spread_now:.2g} % of its length). "
+                f"all samples get nearly the same feature (spread {100 * spread_now:.2g} %, {100 * self._best_spread:.0f} % at its best). "
                 "Lower the learning rate, raise the momentum of the target, or strengthen the term that keeps samples apart."
             )
-        if channels > 2 and rank < self.line_rank and usual_rank > 2 * self.line_rank:
+        if channels > 2 and rank < self.line_rank and self._best_rank > 2 * self.line_rank:
             return (
-                f"the samples differ along a single direction (effective rank {rank:.2f} of {channels}, {usual_rank:.1f} at the start). "
+                f"the samples differ along a single direction (effective rank {rank:.2f} of {channels}, {self._best_rank:.1f} at its best). "
                 "Add or strengthen a variance / covariance term, or lower the learning rate."
             )
         return ""
-
-    def _remember(self, length: float, rank: float, spread_now: float) -> None:
-        """The first checks tell what is usual for this encoder."""
-        if len(self._lengths) < self.patience:
-            self._lengths.append(length)
-            self._ranks.append(rank)
-            self._spreads.append(spread_now)
 
 
 def _matrix(features: Tensor) -> Tensor:

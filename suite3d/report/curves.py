@@ -40,8 +40,10 @@ document.querySelectorAll('figure.curve').forEach(function (figure) {
 
 
 def chart(title: str, series: Mapping[str, Series], *, colors: Sequence[str] = COLORS) -> str:
-    """``<figure>`` with the curves of one scalar. Long series are thinned to bucket means, over a faint band from minimum to
-    maximum. The y axis is logarithmic where all values are positive and span more than a factor of 100.
+    """``<figure>`` with the curves of one scalar.
+
+    Names that agree up to the first slash (the seeds of an arm) share a colour. Long series are thinned to bucket means,
+    over a faint band from minimum to maximum. The y axis is logarithmic where all values are positive and span more than a factor of 100.
 
     Args:
         title: what is plotted.
@@ -59,8 +61,9 @@ def chart(title: str, series: Mapping[str, Series], *, colors: Sequence[str] = C
     place_x = lambda x: LEFT + (x - x0) * across  # noqa: E731
     place_y = lambda y: HEIGHT - BOTTOM - (height_of(y) - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     parts, payload = [_axes(x0, x1, y0, y1, logarithmic)], []
-    for index, (name, points) in enumerate(kept.items()):
-        color = colors[index % len(colors)]
+    groups = list(dict.fromkeys(map(_group, kept)))
+    for name, points in kept.items():
+        color = colors[groups.index(_group(name)) % len(colors)]
         xs, means, lows, highs = thin(points)
         if any(high > low for low, high in zip(lows, highs, strict=True)):
             band = [(x, y) for x, y in zip(xs, highs, strict=True)] + [(x, y) for x, y in zip(reversed(xs), reversed(lows), strict=True)]
@@ -73,7 +76,8 @@ def chart(title: str, series: Mapping[str, Series], *, colors: Sequence[str] = C
                 f'<polyline points="{_points(line, place_x, place_y)}" fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round"/>'
             )
         payload.append({"name": html.escape(name), "color": color, "x": xs, "y": [float(f"{value:.6g}") for value in means]})
-    key = "".join(f'<span><i style="background:{entry["color"]}"></i>{entry["name"]}</span>' for entry in payload) if len(payload) > 1 else ""
+    legend = [f'<span><i style="background:{colors[i % len(colors)]}"></i>{html.escape(group)}</span>' for i, group in enumerate(groups)]
+    key = "".join(legend) if len(payload) > 1 else ""
     data = json.dumps({"x0": x0, "scale": across, "left": LEFT, "width": WIDTH, "series": payload}).replace("</", "<\\/")
     last = ", ".join(f"{points[1][-1]:.4g}" for points in kept.values()) if len(kept) <= 2 else ""
     return (
@@ -82,6 +86,12 @@ def chart(title: str, series: Mapping[str, Series], *, colors: Sequence[str] = C
         f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" style="display:none"/></svg>'
         f'<div class="tip"></div><div class="key">{key}</div><script type="application/json">{data}</script></figure>'
     )
+
+
+def _group(name: str) -> str:
+    """``pretrained/seed0 (val)`` -> ``pretrained (val)``."""
+    run, _, kind = name.partition(" (")
+    return run.split("/")[0] + (f" ({kind}" if kind else "")
 
 
 def thin(points: Series, *, limit: int = MAX_POINTS) -> tuple[list[float], list[float], list[float], list[float]]:

@@ -26,8 +26,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 0 auto; max-width: 1380px; padding: 20px 24px 60px }
 h1 { font-size: 24px; margin: 4px 0 0 } h2 { font-size: 17px; margin: 34px 0 10px } p.sub { color: var(--faint); margin: 2px 0 0 }
 section.cards { display: flex; flex-wrap: wrap; gap: 14px }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 12px; position: relative }
-figure.curve { width: 430px } figcaption { font-weight: 600; font-size: 13.5px; overflow-wrap: anywhere }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 10px; position: relative }
+figure.curve { width: 430px; box-sizing: border-box } figcaption { font-weight: 600; font-size: 13.5px; overflow-wrap: anywhere }
 figcaption em { color: var(--faint); font-weight: 400; font-style: normal; margin-left: 8px }
 figure.picture img { max-width: 100%; max-height: 760px; display: block; margin-top: 6px; border-radius: 4px }
 svg { width: 100%; display: block } svg text { font-size: 10.5px; fill: var(--faint) }
@@ -112,7 +112,8 @@ def _result(result: Mapping[str, Any]) -> str:
 
 def _notes(record: RunRecord, runs: Sequence[RunRecord]) -> str:
     """Events, damaged files and non-finite steps."""
-    text = [problem for run in ([record, *runs] if record.parts else runs) for problem in run.problems]
+    everything = [record, *runs] if record.parts else runs
+    text = [f"{run.name}: {problem}" if record.parts else problem for run in everything for problem in run.problems]
     for run in runs:
         name = f"{run.name}, " if len(runs) > 1 else ""
         text += [f"{name}step {step:g}: {message}" for step, message in _distinct(run.events())]

@@ -13,8 +13,8 @@ from suite3d.pointcloud.data.kitti_calibration import KittiCalibration
 from suite3d.pointcloud.data.street import raycast
 from suite3d.pointcloud.data.street.config import StreetConfig
 from suite3d.pointcloud.data.street.ground import MARKING, ROAD, SIDEWALK, surface
-from suite3d.pointcloud.data.street.layout import Drive
 from suite3d.pointcloud.data.street.raycast import GROUND, NOTHING, uniform
+from suite3d.pointcloud.data.street.scene import Drive
 from suite3d.pointcloud.data.street.sensor import relative_poses, run_blocks, split
 from suite3d.pointcloud.data.street.shapes import CLASS_NAMES, LEAVES, WINDOWS
 

@@ -26,8 +26,13 @@ def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
     return colours[int(rng.integers(len(colours)))]
 
 
+def _colour(rng: np.random.Generator, low: float, high: float) -> Colour:
+    red, green, blue = rng.uniform(low, high, 3).tolist()
+    return red, green, blue
+
+
 def _cloth(rng: np.random.Generator) -> tuple[Material, Colour]:
-    colour = tuple(float(value) for value in rng.uniform(0.05, 0.8, 3))
+    colour = _colour(rng, 0.05, 0.8)
     return Material(0.15 + 0.5 * sum(colour) / 3, CLOTH.diffuse), colour
 
 
@@ -192,7 +197,7 @@ def _person(body: Body, rng: np.random.Generator, height: float, stride: float, 
     scale = height / 1.75
     coat, colour = _cloth(rng)
     skin = _pick(rng, SKINS)
-    hair = tuple(0.35 * value for value in skin)
+    hair = (0.35 * skin[0], 0.35 * skin[1], 0.35 * skin[2])
     x, z = hip
     shoulder = z + 0.56 * scale * float(np.sqrt(max(0.1, 1.0 - (lean / (0.6 * scale)) ** 2)))
     half = 0.20 * scale * float(rng.uniform(0.9, 1.15))
@@ -244,7 +249,7 @@ def cyclist(rng: np.random.Generator) -> Body:
     height = float(rng.uniform(1.55, 1.88))
     scale = height / 1.75
     radius, base = float(rng.uniform(0.31, 0.36)), float(rng.uniform(0.98, 1.12))
-    steel = tuple(float(value) for value in rng.uniform(0.1, 0.8, 3))
+    steel = _colour(rng, 0.1, 0.8)
     metal = Material(0.35, 0.7)
     body = Body("Cyclist")
     rear, fore = -base / 2, base / 2

@@ -6,8 +6,8 @@ import numpy as np
 
 from suite3d.pointcloud.data.street import scenery
 from suite3d.pointcloud.data.street.config import StreetConfig
-from suite3d.pointcloud.data.street.layout import Scene
 from suite3d.pointcloud.data.street.models import MODELS
+from suite3d.pointcloud.data.street.scene import Scene
 from suite3d.pointcloud.data.street.shapes import Body
 
 SIDES = ((1, 0), (-1, 1))

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from suite3d.pointcloud.data.street import raycast
 from suite3d.pointcloud.data.street.config import StreetConfig
 from suite3d.pointcloud.data.street.ground import surface
-from suite3d.pointcloud.data.street.layout import Drive
 from suite3d.pointcloud.data.street.raycast import GROUND, NOTHING, uniform
+from suite3d.pointcloud.data.street.scene import Drive
 
 GROUND_OPTICS = np.array([[0.0, 0.8], [0.14, 0.9], [0.75, 0.5], [0.28, 0.9], [0.36, 0.7]])
 """Reflectivity and diffuse share by semantic id of the ground (road, marking, sidewalk, terrain)."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suite3d.pointcloud.data.street.config import StreetConfig
-from suite3d.pointcloud.data.street.layout import Scene
 from suite3d.pointcloud.data.street.models import MODELS
+from suite3d.pointcloud.data.street.scene import Scene
 
 Array = NDArray[np.float64]
 EGO_SIZE = np.array([4.6, 1.85])

@@ -12,7 +12,8 @@ from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.frame import Frame
 from suite3d.pointcloud.data.street.camera import StreetCamera
 from suite3d.pointcloud.data.street.config import StreetConfig
-from suite3d.pointcloud.data.street.layout import Drive, lay_out
+from suite3d.pointcloud.data.street.layout import lay_out
+from suite3d.pointcloud.data.street.scene import Drive
 from suite3d.pointcloud.data.street.sensor import SpinningLidar, Sweep, relative_poses
 from suite3d.pointcloud.data.street.shapes import CLASS_NAMES
 

@@ -133,7 +133,9 @@ def write_nuscenes(
         for start in range(0, len(worlds[split]), config.frames):
             first = start + (0 if split == "train" else len(worlds["train"]))
             tables.add_scene(frames[first : first + config.frames])
-    names = {split: [worlds[split].sequence(start) for start in range(0, len(worlds[split]), config.frames)] for split in SPLITS}
+    names: dict[str, list[str]] = {
+        split: [worlds[split].sequence(start) for start in range(0, len(worlds[split]), config.frames)] for split in SPLITS
+    }
     tables.write(base, version, names, _write)
     return len(jobs)
 

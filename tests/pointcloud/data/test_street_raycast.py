@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from suite3d.pointcloud.data.street import StreetConfig, StreetWorld
-from suite3d.pointcloud.data.street.layout import Drive
 from suite3d.pointcloud.data.street.models import MODELS
+from suite3d.pointcloud.data.street.scene import Drive
 from suite3d.pointcloud.data.street.sensor import SpinningLidar
 from suite3d.pointcloud.data.street.shapes import BOX, CYLINDER, LEAVES, Body, Parts
 

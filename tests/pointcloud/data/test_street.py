@@ -305,3 +305,19 @@ def test_a_bad_config_says_what_is_wrong(change: dict[str, float], message: str)
         StreetConfig(**change)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='"train" and "val"'):
         StreetWorld(SMALL, "test")  # type: ignore[arg-type]
+
+
+def test_the_config_goes_through_omegaconf_and_the_world_through_a_source() -> None:
+    from omegaconf import OmegaConf
+
+    from suite3d.pointcloud.data.source import FrameSource
+
+    merged = OmegaConf.merge(
+        OmegaConf.structured(StreetConfig), OmegaConf.from_dotlist(["frames=1", "beams=8", "azimuths=64", "elevations=[-9.5,1]"])
+    )
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, StreetConfig) and config.elevations == (-9.5, 1.0) and config.frames == 1
+    source = FrameSource(StreetWorld(config), [], class_names=("Car", "Pedestrian"))
+    rng = np.random.default_rng(0)
+    batch = source.collate([source.get(0, rng), source.get(1, rng)], [0, 1])
+    assert batch.batch_size == 2 and batch.channels == ("intensity", "time", "ring") and batch.boxes is not None and batch.boxes[0].shape[1] == 9

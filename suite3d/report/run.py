@@ -93,7 +93,7 @@ def read_run(path: Path, *, name: str = "") -> RunRecord:
         record.config = _read_text(path / "config.yaml", record.problems)
     record.pictures = sorted((path / "pictures").glob("*.png"), key=lambda file: file.name)
     if not record.metrics:
-        below = sorted({file.parent for pattern in ("*/metrics.jsonl", "*/*/metrics.jsonl") for file in path.glob(pattern)})
+        below = sorted({file.parent for pattern in ("*/metrics.jsonl", "*/*/metrics.jsonl", "*/*/*/metrics.jsonl") for file in path.glob(pattern)})
         record.parts = [read_run(part, name=str(part.relative_to(path))) for part in below]
     return record
 

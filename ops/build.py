@@ -30,8 +30,8 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 OPS = Path(__file__).resolve().parent
 CUDA_ARCHS = ("80", "90", "100", "120")
@@ -54,19 +54,18 @@ ISA_FLAGS = {
 }
 
 
-@dataclass
 class Report:
     """What was built, and one line for each thing that was left out, with the reason."""
 
-    built: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.built: list[Path] = []
+        self.left_out: list[str] = []
 
     def lines(self) -> list[str]:
         return [f"built {path}" for path in self.built] + [f"left out {reason}" for reason in self.left_out]
 
 
-@dataclass(frozen=True)
-class Torch:
+class Torch(NamedTuple):
     """The installed torch, found without importing it."""
 
     root: Path
@@ -209,7 +208,7 @@ def _build_library(
     if not objects:
         report.left_out.append(f"{name}: nothing to link")
         return
-    target = folder / "lib" / name
+    target = folder / name
     command = [*link, *map(str, objects), *libraries]
     if not _is_current(target, command, objects) and (complaint := _run(command, target)):
         report.left_out.append(f"{name}: does not link:\n{complaint}")
@@ -223,7 +222,7 @@ def _torch_libraries(torch: Torch) -> list[str]:
 
 
 def build_cpu(folder: Path, torch: Torch, report: Report, *, jobs: int = 2) -> None:
-    """Build ``lib/suite3d_ops_cpu.so`` in ``folder``."""
+    """Build ``suite3d_ops_cpu.so`` in ``folder``."""
     compiler = find_compiler()
     if compiler is None:
         report.left_out.append("the compiled ops: no C++ compiler (g++, c++ or CXX); the ops run in plain torch")
@@ -232,8 +231,8 @@ def build_cpu(folder: Path, torch: Torch, report: Report, *, jobs: int = 2) -> N
     _build_library("suite3d_ops_cpu.so", commands, [compiler, "-shared", "-s"], _torch_libraries(torch), folder, report, jobs)
 
 
-def build_cuda(archs: Sequence[str] | None = None, *, folder: Path = OPS, report: Report | None = None, jobs: int = 2) -> Report:
-    """Build ``lib/suite3d_ops_cuda.so`` in ``folder`` for the given compute capabilities ("80", "90", ...)."""
+def build_cuda(archs: Sequence[str] | None = None, *, folder: Path = OPS / "lib", report: Report | None = None, jobs: int = 2) -> Report:
+    """Build ``suite3d_ops_cuda.so`` in ``folder`` for the given compute capabilities ("80", "90", ...)."""
     report = report if report is not None else Report()
     torch, nvcc = find_torch(), find_nvcc()
     if torch is None or nvcc is None:
@@ -259,11 +258,11 @@ def _only_builder() -> Iterator[None]:
         yield
 
 
-def build(inplace_dir: str | Path = OPS, *, cuda: bool | None = None, jobs: int = 2) -> Report:
-    """Build what this machine allows into ``<inplace_dir>/lib``. Never raises for what is missing; the report says what and why.
+def build(inplace_dir: str | Path = OPS / "lib", *, cuda: bool | None = None, jobs: int = 2) -> Report:
+    """Build what this machine allows. Never raises for what is missing; prints and returns what was built, what not, and why.
 
     Args:
-        inplace_dir: the ``ops`` folder of the tree that is being built or installed.
+        inplace_dir: the folder that receives the libraries, ``ops/lib`` of the tree that is being built or installed.
         cuda: build the CUDA library; None decides by environment, nvcc and torch (see the module).
         jobs: compilers at a time.
     """
@@ -283,6 +282,7 @@ def build(inplace_dir: str | Path = OPS, *, cuda: bool | None = None, jobs: int 
             build_cpu(folder, torch, report, jobs=jobs)
             if cuda or (cuda is None and wish != "0" and (wish == "1" or (torch.cuda is not None and find_nvcc() is not None))):
                 build_cuda(folder=folder, report=report, jobs=jobs)
+    print("suite3d ops: " + "\nsuite3d ops: ".join(report.lines()), flush=True)
     return report
 
 
@@ -292,7 +292,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time")
     options = parser.parse_args(arguments)
     report = build(cuda=options.cuda, jobs=options.jobs)
-    print("\n".join(report.lines()))
     return 1 if report.left_out else 0
 
 

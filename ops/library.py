@@ -33,6 +33,7 @@ _errors: dict[str, str] = {}
 _kernels: dict[str, Any] = {}
 _forced_reference: list[bool] = [False]
 _noticed: set[str] = set()
+_defined: list[str] = []
 
 
 def _load(device_type: str) -> None:
@@ -85,9 +86,15 @@ def define(schema: str, fake: Callable[..., Any]) -> None:
     schemas.define(schema)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=schemas)
     packet = getattr(torch.ops.suite3d, name)
+    _defined.append(name)
     for device_type in _loaded:
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device_type.upper()):
             _kernels[f"{name}/{device_type}"] = packet
+
+
+def defined() -> list[str]:
+    """Names of the ops that were declared."""
+    return list(_defined)
 
 
 def kernel(name: str, device_type: str) -> Any | None:

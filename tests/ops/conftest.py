@@ -1,0 +1,68 @@
+"""Parity helpers: compiled against reference, and one thread against two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import suite3d.ops as ops
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def compiled_cpu() -> None:
+    if not ops.compiled("cpu"):
+        pytest.skip(f"needs the compiled ops: {ops.load_errors()['cpu']}")
+
+
+@pytest.fixture(params=["compiled", "reference"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on the compiled kernels and on the references."""
+    if request.param == "reference":
+        with ops.use_reference():
+            yield "reference"
+        return
+    if not ops.compiled("cpu"):
+        pytest.skip(f"needs the compiled ops: {ops.load_errors()['cpu']}")
+    yield "compiled"
+
+
+def assert_same(compute: Callable[[], tuple[Tensor, ...]], *, atol: float = 0.0, rtol: float = 0.0) -> None:
+    """``compute()`` gives the same on compiled kernels as on references, and bit for bit the same on one thread as on two."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = compute()
+        torch.set_num_threads(2)
+        two = compute()
+    finally:
+        torch.set_num_threads(before)
+    with ops.use_reference():
+        slow = compute()
+    for first, second, expected in zip(one, two, slow, strict=True):
+        assert torch.equal(first.nan_to_num(nan=12345.0), second.nan_to_num(nan=12345.0))
+        torch.testing.assert_close(first, expected, atol=atol, rtol=rtol, equal_nan=True)
+
+
+def random_coords(shape: tuple[int, int, int], batch_size: int, count: int, generator: torch.Generator) -> Tensor:
+    """``(<= count, 4)`` int32 distinct sorted voxels."""
+    z, y, x = shape
+    keys = torch.randperm(batch_size * z * y * x, generator=generator)[:count].sort().values
+    return torch.stack([keys // (z * y * x), keys // (y * x) % z, keys // x % y, keys % x], dim=1).int()
+
+
+@pytest.fixture
+def same() -> Callable[..., None]:
+    return assert_same
+
+
+@pytest.fixture
+def coords_of() -> Callable[..., Tensor]:
+    return random_coords

@@ -16,6 +16,7 @@ from suite3d.engine.checkpoint import load_checkpoint, save_checkpoint
 from suite3d.engine.distributed import World
 from suite3d.engine.ema import WeightAverage
 from suite3d.engine.loader import LoadedBatch, StepBatches, first_readable, step_loader
+from suite3d.engine.norms import recalibrate_norms
 from suite3d.engine.optim import build_optimizer, clip_gradients, schedule, set_schedule
 from suite3d.engine.order import SampleOrder, stream_seed
 from suite3d.engine.rundir import RunDirectory
@@ -126,7 +127,17 @@ class Trainer:
             self._one_step(loaded)
             self.step += 1
             self._periodic()
+        self._recalibrate()
         self.save()
+
+    def _recalibrate(self) -> None:
+        """Batch statistics of the evaluated weights over the first micro-batches of the run, the same on every resume."""
+        count = min(self.config.recalibrate, self.total * self.config.accumulate)
+        if count:
+            torch.manual_seed(stream_seed("recalibrate", self.config.seed))
+            model = self.evaluated_model
+            batches = (item.batch for item in map(self.batches.__getitem__, range(count)) if item.batch is not None)
+            recalibrate_norms(model, batches, lambda batch: model(batch.to(self.world.device)))
 
     def _one_step(self, loaded: list[LoadedBatch]) -> None:
         bad = [entry for item in loaded for entry in item.skipped]

@@ -42,6 +42,7 @@ class TrainConfig:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         log_every, save_every, visual_every, probe_every: in steps; 0 turns pictures or the probe off. Saving also happens at the end.
         keep: checkpoints kept.
+        recalibrate: after the last step, average every batch norm's statistics over this many micro-batches; 0 keeps the running ones.
         seed: of weights, order, augmentation and masks.
         compile: ``torch.compile`` the model.
     """
@@ -59,6 +60,7 @@ class TrainConfig:
     visual_every: int = 0
     probe_every: int = 0
     keep: int = 2
+    recalibrate: int = 0
     seed: int = 0
     compile: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)

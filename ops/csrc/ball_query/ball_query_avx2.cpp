@@ -1,0 +1,1 @@
+#include "ball_query/ball_query_kernel.h"

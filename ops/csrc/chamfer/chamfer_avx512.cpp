@@ -1,0 +1,1 @@
+#include "chamfer/chamfer_kernel.h"

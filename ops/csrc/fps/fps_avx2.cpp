@@ -1,0 +1,1 @@
+#include "fps/fps_kernel.h"

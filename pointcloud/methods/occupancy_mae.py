@@ -24,6 +24,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -34,6 +35,7 @@ from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.encoders.base import LidarEncoder, Voxels
 from suite3d.pointcloud.methods.looking import Visuals, mask_scene, monitored
+from suite3d.pointcloud.methods.units import distinct_cells
 
 
 @dataclass(kw_only=True)
@@ -62,22 +64,12 @@ class OccupancyMAEConfig:
         check_bands(self.band_edges, self.band_ratios)
 
 
-class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each cell of ``(B, C, Z, Y, X)``."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
-
-
 class OccupancyDecoder(nn.Module):
     """Bird's-eye map -> occupancy logits, finer by 2 along every axis at each step.
 
-    ``stem`` mixes neighbouring cells of the map; ``lift`` turns its channels into a volume; ``rise`` are deconvolutions with
-    kernel = stride = 2. Lift and rise treat every cell of the map by itself, so they may run strip by strip.
+    ``stem`` mixes neighbouring cells of the map; ``lift`` gives each cell its column of volume cells; ``rise`` are the deconvolutions: with
+    kernel = stride = 2 each is one linear map from a cell to its 2 x 2 x 2 children. Lift and rise treat every cell of the map by itself,
+    so they may run strip by strip.
 
     Args:
         cin: channels of the map.
@@ -93,18 +85,21 @@ class OccupancyDecoder(nn.Module):
         self.low_layers = -(-layers // 2**steps)
         widths = [max(width >> step, 8) for step in range(steps + 1)]
         self.stem = nn.Sequential(nn.Conv2d(cin, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.lift = nn.Conv2d(width, widths[0] * self.low_layers, 1)
-        self.lift_norm = ChannelNorm(widths[0])
-        self.rise = nn.Sequential()
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
-            self.rise.extend([nn.ConvTranspose3d(before, after, 2, stride=2), ChannelNorm(after), nn.ReLU()])
-        self.head = nn.Conv3d(widths[-1], 1, 1)
+        self.lift = nn.Linear(width, self.low_layers * widths[0])
+        self.rise = nn.ModuleList(nn.Linear(before, 8 * after) for before, after in zip(widths[:-1], widths[1:], strict=True))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in widths)
+        self.head = nn.Linear(widths[-1], 1)
 
     def volume(self, mixed: Tensor) -> Tensor:
         """``(B, width, H, W)`` rows of the stem's output -> ``(B, layers, H * 2^steps, W * 2^steps)`` logits."""
-        volume = self.lift(mixed).unflatten(1, (-1, self.low_layers))  # [B, C, Z, H, W]
-        logits: Tensor = self.head(self.rise(self.lift_norm(volume).relu()))[:, 0]
-        return logits[:, : self.layers]
+        cells = self.lift(rearrange(mixed, "b c h w -> b h w c")).unflatten(3, (self.low_layers, -1))  # [B, H, W, Z, C]
+        cells = self.norms[0](cells).relu()
+        for linear, norm in zip(self.rise, self.norms[1:], strict=True):
+            cells = norm(linear(cells).unflatten(-1, (8, -1))).relu()  # [B, H, W, Z, 8, .., 8, C]
+        logits: Tensor = self.head(cells)[..., 0]
+        for _ in range(self.steps):  # outermost children first
+            logits = rearrange(logits, "b h w z (dz dy dx) ... -> b (h dy) (w dx) (z dz) ...", dz=2, dy=2, dx=2)
+        return rearrange(logits, "b h w z -> b z h w")[:, : self.layers]
 
 
 class OccupancyMAE(nn.Module):
@@ -167,7 +162,7 @@ class OccupancyMAE(nn.Module):
             layer = ((voxels.xyz[:, 2] - bottom) / (top - bottom) * self.shape[0]).long().clamp(0, self.shape[0] - 1)
             cells = cells[voxels.point_voxel]
             cells[:, 1] = layer
-        return torch.unique(cells, dim=0)
+        return distinct_cells(cells, self.shape)[0]
 
     def dense_loss(self, mixed: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """BCE over the whole target grid, strip by strip; and how many of the occupied cells, and of those called occupied, are right."""

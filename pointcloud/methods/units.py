@@ -100,9 +100,16 @@ def group_units(voxels: Voxels, size: tuple[int, int, int]) -> MaskUnits:
     if size == (1, 1, 1):
         rows = torch.arange(len(voxels), device=voxels.coords.device)
         return MaskUnits(coords=voxels.coords, voxel_unit=rows, voxels=voxels, size=size)
-    steps = voxels.coords.new_tensor((1, *size))
-    coords, voxel_unit = torch.unique(voxels.coords // steps, dim=0, return_inverse=True)
+    coords, voxel_unit = distinct_cells(voxels.coords // voxels.coords.new_tensor((1, *size)), unit_shape(voxels.grid, size))
     return MaskUnits(coords=coords, voxel_unit=voxel_unit, voxels=voxels, size=size)
+
+
+def distinct_cells(coords: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """``(N, 4)`` [batch, z, y, x] inside ``shape`` -> each cell once, ``(K, 4)`` sorted; and ``(N,)`` int64 which of them each row is."""
+    batch, z, y, x = coords.long().unbind(1)
+    keys, row = torch.unique(((batch * shape[0] + z) * shape[1] + y) * shape[2] + x, return_inverse=True)
+    columns = [keys // (shape[0] * shape[1] * shape[2]), keys // (shape[1] * shape[2]) % shape[0], keys // shape[2] % shape[1], keys % shape[2]]
+    return torch.stack(columns, dim=1).to(coords.dtype), row
 
 
 def unit_dim(encoder: LidarEncoder) -> int:

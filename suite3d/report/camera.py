@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,7 @@ from suite3d.report.bev import DETECTED
 from suite3d.report.canvas import Canvas, Color
 from suite3d.report.font import text_width
 from suite3d.report.geometry import EDGES, as_boxes, box_corners
+from suite3d.report.png import read_png
 
 NEAR = 0.1
 
@@ -48,6 +50,28 @@ def draw_boxes_on_image(
     for row in np.argsort(-depth):
         _draw_box(canvas, homogeneous[row], color, width, None if captions is None else captions[row])
     return canvas.image()
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8] | None:
+    """``(H, W, 3)`` uint8 picture for drawing on, or None where it is missing, damaged, or not a PNG and Pillow is not installed."""
+    file = Path(path)
+    if not file.is_file():
+        return None
+    if file.suffix.lower() == ".png":
+        try:
+            pixels = read_png(file)
+        except ValueError:
+            return None
+        return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    try:
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError:
+        return None
 
 
 def _draw_box(canvas: Canvas, points: NDArray[np.float64], color: Color, width: float, caption: str | None) -> None:

@@ -10,6 +10,7 @@ from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.detection.evaluate.probe import (
     bev_cells,
     bev_labels,
+    box_feature_labels,
     labels_from_boxes,
     labels_from_points,
     probe_encoder,
@@ -37,10 +38,9 @@ def test_voxel_labels_by_hand():
         torch.from_numpy(scan),
         [torch.from_numpy(b) for b in boxes],
         [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.long)],
-        classes=3,
     )
-    expected = [next((cls for cls, box in zip((2, 0), boxes[s], strict=False) if inside(c, box)), 3) for c, s in zip(centers, scan, strict=True)]
-    assert labels.tolist() == expected and {0, 2, 3} == set(expected)
+    expected = [next((cls for cls, box in zip((3, 1), boxes[s], strict=False) if inside(c, box)), 0) for c, s in zip(centers, scan, strict=True)]
+    assert labels.tolist() == expected and {0, 1, 3} == set(expected)
 
 
 def test_bev_cells_lie_where_the_map_says_and_ignore_height():
@@ -48,8 +48,16 @@ def test_bev_cells_lie_where_the_map_says_and_ignore_height():
     assert centers.shape == (128, 3) and scan.tolist() == [0] * 64 + [1] * 64
     assert centers[0].tolist() == [1, -7, 0] and centers[1].tolist() == [3, -7, 0] and centers[8].tolist() == [1, -5, 0]
     high = torch.tensor([[5.0, -3, 40, 1, 1, 1, 0]])
-    labels = bev_labels(centers, scan, [torch.zeros(0, 7), high], [torch.zeros(0, dtype=torch.long), torch.tensor([1])], classes=2).view(2, 8, 8)
-    assert labels[1, 2, 2] == 1 and (labels != 2).sum() == 1
+    labels = bev_labels(centers, scan, [torch.zeros(0, 7), high], [torch.zeros(0, dtype=torch.long), torch.tensor([1])]).view(2, 8, 8)
+    assert labels[1, 2, 2] == 2 and (labels != 0).sum() == 1
+
+
+def test_feature_cells_of_a_deeper_level():
+    # Stride (2, 4, 8): cell [0, 1, 3, 1] spans x 4..8, y -2..0, z -1..0 on this grid.
+    box = torch.tensor([[6.0, -1.0, -0.5, 0.2, 0.2, 0.2, 0.0]])
+    coords = torch.tensor([[0, 1, 3, 1], [0, 0, 3, 1], [0, 1, 3, 0], [0, 1, 2, 1], [1, 1, 3, 1]], dtype=torch.int32)
+    labels = box_feature_labels(coords, GRID, (2, 4, 8), [box, torch.zeros(0, 7)], [torch.tensor([4]), torch.zeros(0, dtype=torch.long)])
+    assert labels.tolist() == [5, 0, 0, 0, 0]
 
 
 def test_point_labels_vote_per_voxel():
@@ -127,6 +135,6 @@ def test_shuffled_labels_are_chance(encoder):
 
 def test_data_without_labels_are_no_error(encoder):
     generator = torch.Generator().manual_seed(0)
-    assert probe_rows(encoder, batch(0, labelled=False), classes=2, generator=generator) is None
+    assert probe_rows(encoder, batch(0, labelled=False), generator=generator) is None
     assert probe_encoder(encoder, [batch(0)], [batch(1, labelled=False)], classes=2) is None
-    assert probe_rows(encoder, batch(0), classes=2, generator=generator, point_classes=3) is None
+    assert probe_rows(encoder, batch(0), generator=generator, point_classes=3) is None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from suite3d.report.camera import draw_boxes_on_image
+from suite3d.report.camera import draw_boxes_on_image, read_image
 from suite3d.report.canvas import Canvas
 from suite3d.report.font import text_mask, text_width
+from suite3d.report.png import write_png
 
 WHITE = (255, 255, 255)
 
@@ -97,3 +98,12 @@ def test_captions_and_checks():
     assert captioned[:, 0].min() < plain[:, 0].min() - 5
     with pytest.raises(ValueError, match=r"\(3, 4\)"):
         draw_boxes_on_image(np.zeros((4, 4, 3), dtype=np.uint8), [], np.eye(3))
+
+
+def test_pictures_are_read_or_left_out(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    write_png(tmp_path / "grey.png", grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.stack([grey] * 3, axis=2))
+    (tmp_path / "broken.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    assert all(read_image(tmp_path / name) is None for name in ("broken.png", "broken.jpg", "none.png"))

@@ -1,9 +1,9 @@
 """What frozen LiDAR features know about objects: labels for voxels and BEV cells, and a probe on them.
 
 There is no standard probe for LiDAR detection; this one asks whether a linear map of a voxel's (or BEV cell's) features
-tells which class of object it lies in. The label is the class of the box that contains the centre, or "background", the
-last class; or, where the data have point labels, the most frequent label of the voxel's points. Classes are sampled
-evenly and scored by balanced accuracy, because nine voxels in ten are background.
+tells which class of object it lies in. The label is 1 + the class of the box that contains the centre, or 0, background;
+or, where the data have point labels, the most frequent label of the voxel's points. Classes are sampled evenly and scored
+by balanced accuracy, because nine voxels in ten are background.
 """
 
 from __future__ import annotations
@@ -19,26 +19,33 @@ from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.encoders.base import LidarEncoder, VoxelGrid, Voxels
 
 
-def labels_from_boxes(centers: Tensor, batch_index: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], *, classes: int) -> Tensor:
-    """Class of the box around each position.
+def labels_from_boxes(centers: Tensor, batch_index: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """1 + class of the box around each position, 0 where there is none.
 
     Args:
         centers: ``(V, 3)`` metres. batch_index: ``(V,)`` scan of each position.
-        boxes: per scan ``(M, 7 | 9)``. labels: per scan ``(M,)`` int64 in [0, classes).
-        classes: number of object classes.
+        boxes: per scan ``(M, 7 | 9)``. labels: per scan ``(M,)`` int64 classes from 0.
 
     Returns:
-        ``(V,)`` int64; ``classes`` = background. Where boxes overlap the first counts.
+        ``(V,)`` int64. Where boxes overlap the first counts.
     """
-    result = torch.full((len(centers),), classes, dtype=torch.int64, device=centers.device)
+    result = torch.zeros(len(centers), dtype=torch.int64, device=centers.device)
     for scan, (scan_boxes, scan_labels) in enumerate(zip(boxes, labels, strict=True)):
         if not len(scan_boxes):
             continue
         rows = (batch_index == scan).nonzero().squeeze(1)
         inside = points_in_boxes(centers[rows].contiguous().float(), scan_boxes[:, :7].contiguous().float())
         hit = inside >= 0
-        result[rows[hit]] = scan_labels[inside[hit]]
+        result[rows[hit]] = scan_labels[inside[hit]] + 1
     return result
+
+
+def box_feature_labels(coords: Tensor, grid: VoxelGrid, stride: Sequence[int], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """As :func:`labels_from_boxes` for the cells of a feature level: ``coords (V, 4)`` [batch, z, y, x] at ``stride`` (z, y, x) voxels."""
+    start, size = (coords.new_tensor(values, dtype=torch.float32) for values in (grid.point_range[:3], grid.voxel_size))
+    steps = coords.new_tensor([stride[2], stride[1], stride[0]], dtype=torch.float32)
+    centers = (coords[:, [3, 2, 1]].float() + 0.5) * steps * size + start
+    return labels_from_boxes(centers, coords[:, 0].long(), boxes, labels)
 
 
 def labels_from_points(voxels: Voxels, point_labels: Tensor, *, classes: int, ignore: int = -1) -> Tensor:
@@ -65,14 +72,14 @@ def bev_cells(
     return centers.repeat(batch_size, 1), scan
 
 
-def bev_labels(centers: Tensor, scan: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], *, classes: int) -> Tensor:
+def bev_labels(centers: Tensor, scan: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
     """As :func:`labels_from_boxes` for BEV cells: a cell lies in a box if it does seen from above, whatever the height."""
     flat = []
     for scan_boxes in boxes:
         column = scan_boxes[:, :7].clone()
         column[:, 2], column[:, 5] = float(centers[0, 2]) if len(centers) else 0.0, 1.0
         flat.append(column)
-    return labels_from_boxes(centers, scan, flat, labels, classes=classes)
+    return labels_from_boxes(centers, scan, flat, labels)
 
 
 def sample_evenly(labels: Tensor, *, per_class: int, generator: torch.Generator) -> Tensor:
@@ -84,7 +91,7 @@ def sample_evenly(labels: Tensor, *, per_class: int, generator: torch.Generator)
 
 @torch.no_grad()
 def probe_rows(
-    encoder: LidarEncoder, batch: PointBatch, *, classes: int, per_class: int = 256, generator: torch.Generator, point_classes: int | None = None
+    encoder: LidarEncoder, batch: PointBatch, *, per_class: int = 256, generator: torch.Generator, point_classes: int | None = None
 ) -> tuple[Tensor, Tensor] | None:
     """Features of all levels at occupied voxels with their labels, an even sample of the classes; None for data without labels.
 
@@ -92,7 +99,6 @@ def probe_rows(
 
     Args:
         encoder: any LiDAR encoder. batch: on the encoder's device.
-        classes: object classes of ``batch.labels``; background is label ``classes``.
         per_class: rows at most per class. generator: of the sample.
         point_classes: number of classes of ``batch.point_labels``; given, those label the voxels instead of the boxes.
 
@@ -112,7 +118,7 @@ def probe_rows(
             labels = labels_from_points(voxels, batch.point_labels, classes=point_classes)
         else:
             assert batch.boxes is not None and batch.labels is not None
-            labels = labels_from_boxes(voxels.centers(), voxels.coords[:, 0].long(), batch.boxes, batch.labels, classes=classes)
+            labels = labels_from_boxes(voxels.centers(), voxels.coords[:, 0].long(), batch.boxes, batch.labels)
         rows = sample_evenly(labels, per_class=per_class, generator=generator)
         features = encoder.encode(voxels).hypercolumn(voxels.coords[rows])
     finally:
@@ -133,14 +139,13 @@ def probe_encoder(
 ) -> ProbeScore | None:
     """Ridge probe of a frozen encoder, fitted on some scans and scored on others; None without labels on both sides.
 
-    Arguments as in :func:`probe_rows`; ``seed`` draws the rows, so the same weights always give the same score.
+    ``classes`` is the number of object classes; other arguments as in :func:`probe_rows`. ``seed`` draws
+    the rows, so the same weights always give the same score.
     """
     sides = []
     for purpose, batches in enumerate((fit, held_out)):
         generator = torch.Generator().manual_seed(2 * seed + purpose)
-        rows = [
-            probe_rows(encoder, batch, classes=classes, per_class=per_class, generator=generator, point_classes=point_classes) for batch in batches
-        ]
+        rows = [probe_rows(encoder, batch, per_class=per_class, generator=generator, point_classes=point_classes) for batch in batches]
         known = [row for row in rows if row is not None and len(row[1])]
         if not known:
             return None

@@ -12,12 +12,24 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 // Voxels outside the grid, unsorted or repeated would make the merge read or write anywhere.
 void check_coords(const int32_t* coords, int64_t count, int64_t batch_size, const Ints& shape) {
   SUITE3D_CHECK(count <= INT32_MAX, "kernel map: ", count, " voxels, more than int32 rows hold");
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t* c = coords + 4 * i;
-    const bool inside = c[0] >= 0 && c[0] < batch_size && c[1] >= 0 && c[1] < shape[0] && c[2] >= 0 && c[2] < shape[1] && c[3] >= 0 && c[3] < shape[2];
-    SUITE3D_CHECK(inside, "kernel map: voxel ", i, " at [", c[0], ", ", c[1], ", ", c[2], ", ", c[3], "] is outside the grid");
-    SUITE3D_CHECK(i == 0 || std::lexicographical_compare(c - 4, c, c, c + 4), "kernel map: voxel ", i, " is not after the one before it");
-  }
+  const uint64_t cells = static_cast<uint64_t>(batch_size) * shape[0] * shape[1] * shape[2];
+  SUITE3D_CHECK(batch_size > 0 && cells < (uint64_t{1} << 62), "kernel map: the grid needs keys beyond int64");
+  std::atomic<bool> good{true};
+  parallel_for(count, 16384, [&](int64_t first, int64_t last) {
+    const auto key = [&](const int32_t* c) { return ((c[0] * shape[0] + c[1]) * shape[1] + c[2]) * shape[2] + c[3]; };
+    int64_t before = first > 0 ? key(coords + 4 * (first - 1)) : -1;
+    bool fine = true;
+    for (int64_t i = first; i < last; ++i) {
+      const int32_t* c = coords + 4 * i;
+      fine &= static_cast<uint64_t>(c[0]) < static_cast<uint64_t>(batch_size) && static_cast<uint64_t>(c[1]) < static_cast<uint64_t>(shape[0]) &&
+              static_cast<uint64_t>(c[2]) < static_cast<uint64_t>(shape[1]) && static_cast<uint64_t>(c[3]) < static_cast<uint64_t>(shape[2]);
+      const int64_t now = key(c);
+      fine &= now > before;
+      before = now;
+    }
+    if (!fine) good = false;
+  });
+  SUITE3D_CHECK(good, "kernel map: voxels are outside the grid, unsorted or repeated");
 }
 
 // Submanifold: with cells numbered over a padded grid, the neighbour at one offset of voxel i has key(i) + constant. The keys
@@ -91,12 +103,13 @@ struct Lines {
 
 Lines lines_of(const int32_t* coord, int64_t count, const Ints& shape) {
   Lines lines;
+  const int32_t* before = nullptr;
   for (int64_t i = 0; i < count; ++i) {
     const int32_t* c = coord + 4 * i;
-    const int64_t key = (c[0] * shape[0] + c[1]) * shape[1] + c[2];
-    if (!lines.key.empty() && lines.key.back() == key) continue;
-    lines.key.push_back(key);
+    if (before && before[0] == c[0] && before[1] == c[1] && before[2] == c[2]) continue;
+    lines.key.push_back((c[0] * shape[0] + c[1]) * shape[1] + c[2]);
     lines.start.push_back(i);
+    before = c;
   }
   lines.start.push_back(count);
   return lines;
@@ -104,65 +117,108 @@ Lines lines_of(const int32_t* coord, int64_t count, const Ints& shape) {
 
 struct Geometry {
   Ints shape, out, kernel, stride, padding;
-  int64_t volume;
+  int64_t batch_size, volume;
 };
+
+// Output cells [first, last] along one axis whose window holds the input cell.
+struct Window {
+  int32_t first, last;
+};
+
+Window window_of(int64_t cell, int axis, const Geometry& g) {
+  const int64_t padded = cell + g.padding[axis];
+  const int64_t first = std::max<int64_t>(0, ceil_div(padded - g.kernel[axis] + 1, g.stride[axis]));
+  return {static_cast<int32_t>(first), static_cast<int32_t>(std::min(g.out[axis] - 1, padded / g.stride[axis]))};
+}
 
 // Output lines that any input line feeds, increasing.
 std::vector<int64_t> output_lines(const Lines& lines, const Geometry& g) {
+  const int64_t all = g.batch_size * g.out[0] * g.out[1];
+  const bool few = all <= 64 * static_cast<int64_t>(lines.key.size()) + 4096;  // then mark them in a table, otherwise sort
+  std::vector<char> marked(few ? all : 0, 0);
   std::vector<int64_t> found;
   for (const int64_t key : lines.key) {
-    const int64_t y = key % g.shape[1], z = key / g.shape[1] % g.shape[0], batch = key / g.shape[1] / g.shape[0];
-    const int64_t z0 = std::max<int64_t>(0, ceil_div(z + g.padding[0] - g.kernel[0] + 1, g.stride[0]));
-    const int64_t y0 = std::max<int64_t>(0, ceil_div(y + g.padding[1] - g.kernel[1] + 1, g.stride[1]));
-    const int64_t z1 = std::min(g.out[0] - 1, (z + g.padding[0]) / g.stride[0]), y1 = std::min(g.out[1] - 1, (y + g.padding[1]) / g.stride[1]);
-    for (int64_t oz = z0; oz <= z1; ++oz)
-      for (int64_t oy = y0; oy <= y1; ++oy) found.push_back((batch * g.out[0] + oz) * g.out[1] + oy);
+    const int64_t plane = key / g.shape[1], batch = plane / g.shape[0];
+    const Window z = window_of(plane - batch * g.shape[0], 0, g), y = window_of(key - plane * g.shape[1], 1, g);
+    for (int64_t oz = z.first; oz <= z.last; ++oz)
+      for (int64_t oy = y.first; oy <= y.last; ++oy) {
+        const int64_t line = (batch * g.out[0] + oz) * g.out[1] + oy;
+        if (few) {
+          marked[line] = 1;
+        } else {
+          found.push_back(line);
+        }
+      }
+  }
+  if (few) {
+    for (int64_t line = 0; line < all; ++line)
+      if (marked[line]) found.push_back(line);
+    return found;
   }
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
   return found;
 }
 
-// Merge the input lines under one output line: visit(ox) once for each active output, pair(k, input) for its inputs after it.
-template <class Visit, class Pair>
-void merge_line(const int32_t* coord, const Lines& lines, const Geometry& g, int64_t line, const Visit& visit, const Pair& pair) {
+// What the lines of one piece of the output hold.
+struct Piece {
+  struct Pair {
+    int32_t offset, input, output;
+  };
+  std::vector<Pair> pairs;       // outputs numbered within the piece
+  std::vector<int32_t> x;        // of each output
+  std::vector<int64_t> line_end;  // outputs up to the end of each line
+};
+
+// Merge, for each output line, the input lines under it: the next output is the smallest whose window holds a voxel of any.
+void merge_lines(const int32_t* coord, const Window* windows, const Lines& lines, const Geometry& g, const int64_t* first, const int64_t* last,
+                 Piece& piece) {
   struct Source {
     int64_t at, end, offset;
+    int64_t next;  // smallest output of voxel `at` that was not emitted yet
   };
-  Source sources[64];
-  std::vector<Source> many;
-  const int64_t oy = line % g.out[1], oz = line / g.out[1] % g.out[0], batch = line / g.out[1] / g.out[0];
-  if (g.kernel[0] * g.kernel[1] > 64) many.resize(g.kernel[0] * g.kernel[1]);
-  Source* source = many.empty() ? sources : many.data();
-  int used = 0;
-  for (int64_t kz = 0; kz < g.kernel[0]; ++kz) {
-    const int64_t z = oz * g.stride[0] - g.padding[0] + kz, y = oy * g.stride[1] - g.padding[1];
-    if (z < 0 || z >= g.shape[0]) continue;
-    const int64_t base = (batch * g.shape[0] + z) * g.shape[1], low = std::max<int64_t>(0, y), high = std::min(g.shape[1], y + g.kernel[1]);
-    auto it = std::lower_bound(lines.key.begin(), lines.key.end(), base + low);
-    for (; it != lines.key.end() && *it < base + high; ++it) {
-      const int64_t index = it - lines.key.begin();
-      source[used++] = {lines.start[index], lines.start[index + 1], (kz * g.kernel[1] + (*it - base - y)) * g.kernel[2]};
-    }
-  }
-  for (int64_t ox = 0;;) {  // next output: the smallest whose window holds the next voxel of some line
-    int64_t next = g.out[2];
-    for (int s = 0; s < used; ++s) {
-      for (; source[s].at < source[s].end; ++source[s].at) {
-        const int64_t x = coord[4 * source[s].at + 3] + g.padding[2];
-        const int64_t candidate = std::max(ox, ceil_div(x - g.kernel[2] + 1, g.stride[2]));
-        if (candidate * g.stride[2] > x) continue;  // before this output, or between two windows
-        next = std::min(next, candidate);
-        break;
+  std::vector<Source> sources(g.kernel[0] * g.kernel[1]);
+  std::vector<size_t> cursor(g.kernel[0], SIZE_MAX);  // the input line reached at each kernel plane: they only move forward
+  const int64_t stride = g.stride[2], padding = g.padding[2], width = g.kernel[2];
+  for (const int64_t* line = first; line < last; ++line) {
+    const int64_t plane = *line / g.out[1], batch = plane / g.out[0];
+    const int64_t z0 = (plane - batch * g.out[0]) * g.stride[0] - g.padding[0], y0 = (*line - plane * g.out[1]) * g.stride[1] - g.padding[1];
+    int used = 0;
+    for (int64_t kz = 0; kz < g.kernel[0]; ++kz) {
+      if (z0 + kz < 0 || z0 + kz >= g.shape[0]) continue;
+      const int64_t base = (batch * g.shape[0] + z0 + kz) * g.shape[1];
+      const int64_t low = base + std::max<int64_t>(0, y0), high = base + std::min(g.shape[1], y0 + g.kernel[1]);
+      size_t& at = cursor[kz];
+      if (at == SIZE_MAX) at = std::lower_bound(lines.key.begin(), lines.key.end(), low) - lines.key.begin();
+      while (at < lines.key.size() && lines.key[at] < low) ++at;
+      for (size_t l = at; l < lines.key.size() && lines.key[l] < high; ++l) {
+        const int64_t begin = lines.start[l];
+        sources[used++] = {begin, lines.start[l + 1], (kz * g.kernel[1] + (lines.key[l] - base - y0)) * width, windows[begin].first};
       }
     }
-    if (next >= g.out[2]) return;
-    visit(next);
-    const int64_t window = next * g.stride[2] - g.padding[2];
-    for (int s = 0; s < used; ++s)
-      for (int64_t at = source[s].at; at < source[s].end && coord[4 * at + 3] < window + g.kernel[2]; ++at)
-        pair(source[s].offset + coord[4 * at + 3] - window, at);
-    ox = next + 1;
+    for (int64_t emitted = 0;;) {  // outputs below `emitted` are done
+      int64_t next = INT64_MAX;
+      for (int s = 0; s < used; ++s) {
+        Source& source = sources[s];
+        while (source.at < source.end) {
+          source.next = std::max<int64_t>(windows[source.at].first, emitted);
+          if (source.next <= windows[source.at].last) break;
+          ++source.at;
+        }
+        if (source.at < source.end) next = std::min(next, source.next);
+      }
+      if (next == INT64_MAX) break;
+      const int64_t begin = next * stride - padding;
+      const int32_t output = static_cast<int32_t>(piece.x.size());
+      for (int s = 0; s < used; ++s) {
+        if (sources[s].at == sources[s].end || sources[s].next != next) continue;
+        for (int64_t at = sources[s].at; at < sources[s].end && coord[4 * at + 3] < begin + width; ++at)
+          piece.pairs.push_back({static_cast<int32_t>(sources[s].offset + coord[4 * at + 3] - begin), static_cast<int32_t>(at), output});
+      }
+      piece.x.push_back(static_cast<int32_t>(next));
+      emitted = next + 1;
+    }
+    piece.line_end.push_back(static_cast<int64_t>(piece.x.size()));
   }
 }
 
@@ -171,46 +227,50 @@ std::tuple<Tensor, Tensor, Tensor> strided_map(Tensor coords, int64_t batch_size
   const int64_t count = coords.size(0);
   const int32_t* coord = data<int32_t>(coords);
   check_coords(coord, count, batch_size, shape);
-  Geometry g{shape, {}, kernel, stride, padding, kernel[0] * kernel[1] * kernel[2]};
+  Geometry g{shape, {}, kernel, stride, padding, batch_size, kernel[0] * kernel[1] * kernel[2]};
   for (int axis = 0; axis < 3; ++axis) g.out.push_back((shape[axis] + 2 * padding[axis] - kernel[axis]) / stride[axis] + 1);
   const Lines lines = lines_of(coord, count, shape);
   const std::vector<int64_t> out_lines = output_lines(lines, g);
-  const int64_t line_count = static_cast<int64_t>(out_lines.size());
-  std::vector<int64_t> first_out(line_count + 1, 0);
-  parallel_for(line_count, 256, [&](int64_t first, int64_t last) {
-    for (int64_t l = first; l < last; ++l) {
-      int64_t outputs = 0;
-      merge_line(coord, lines, g, out_lines[l], [&](int64_t) { ++outputs; }, [](int64_t, int64_t) {});
-      first_out[l + 1] = outputs;
-    }
+  Scratch<Window> windows(count);
+  parallel_for(count, 16384, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) windows[i] = window_of(coord[4 * i + 3], 2, g);
   });
-  for (int64_t l = 0; l < line_count; ++l) first_out[l + 1] += first_out[l];
-  const int64_t outputs = first_out[line_count];
+  const int64_t line_count = static_cast<int64_t>(out_lines.size());
+  const int64_t parts = std::max<int64_t>(1, std::min(4 * num_threads(), line_count / 64));
+  std::vector<Piece> pieces(parts);
+  const int64_t per_part = (line_count + parts - 1) / parts;
+  const auto begin_of = [&](int64_t part) { return std::min(line_count, part * per_part); };
+  parallel_tasks(parts, [&](int64_t part) {
+    merge_lines(coord, windows.get(), lines, g, out_lines.data() + begin_of(part), out_lines.data() + begin_of(part + 1), pieces[part]);
+  });
+  std::vector<int64_t> first_out(parts + 1, 0);
+  for (int64_t part = 0; part < parts; ++part) first_out[part + 1] = first_out[part] + static_cast<int64_t>(pieces[part].x.size());
+  const int64_t outputs = first_out[parts];
   SUITE3D_CHECK(outputs <= INT32_MAX, "kernel map: ", outputs, " output voxels, more than int32 rows hold");
   Tensor out_coords = empty({outputs, 4}, ScalarType::Int, coords);
   Tensor forward = empty({g.volume, outputs}, ScalarType::Int, coords), backward = empty({g.volume, count}, ScalarType::Int, coords);
   int32_t *out = mutable_data<int32_t>(out_coords), *to_input = mutable_data<int32_t>(forward), *to_output = mutable_data<int32_t>(backward);
-  parallel_for(g.volume, 2, [&](int64_t first, int64_t last) {
+  parallel_for(g.volume, std::max<int64_t>(1, 131072 / (count + outputs + 1)), [&](int64_t first, int64_t last) {
     std::fill(to_input + first * outputs, to_input + last * outputs, -1);
     std::fill(to_output + first * count, to_output + last * count, -1);
   });
-  parallel_for(line_count, 256, [&](int64_t first, int64_t last) {
-    for (int64_t l = first; l < last; ++l) {
-      const int64_t line = out_lines[l];
-      int64_t row = first_out[l] - 1;
-      merge_line(
-          coord, lines, g, line,
-          [&](int64_t ox) {
-            int32_t* c = out + 4 * ++row;
-            c[0] = static_cast<int32_t>(line / g.out[1] / g.out[0]);
-            c[1] = static_cast<int32_t>(line / g.out[1] % g.out[0]);
-            c[2] = static_cast<int32_t>(line % g.out[1]);
-            c[3] = static_cast<int32_t>(ox);
-          },
-          [&](int64_t k, int64_t input) {
-            to_input[k * outputs + row] = static_cast<int32_t>(input);
-            to_output[k * count + input] = static_cast<int32_t>(row);
-          });
+  parallel_tasks(parts, [&](int64_t part) {
+    const Piece& piece = pieces[part];
+    const int64_t base = first_out[part];
+    int64_t row = 0;
+    for (size_t l = 0; l < piece.line_end.size(); ++l) {
+      const int64_t line = out_lines[begin_of(part) + l], plane = line / g.out[1], batch = plane / g.out[0];
+      for (; row < piece.line_end[l]; ++row) {
+        int32_t* c = out + 4 * (base + row);
+        c[0] = static_cast<int32_t>(batch);
+        c[1] = static_cast<int32_t>(plane - batch * g.out[0]);
+        c[2] = static_cast<int32_t>(line - plane * g.out[1]);
+        c[3] = piece.x[row];
+      }
+    }
+    for (const Piece::Pair& pair : piece.pairs) {
+      to_input[pair.offset * outputs + base + pair.output] = pair.input;
+      to_output[pair.offset * count + pair.input] = static_cast<int32_t>(base + pair.output);
     }
   });
   return {out_coords, forward, backward};

@@ -19,7 +19,14 @@ def _fake(a: Tensor, b: Tensor, a_offsets: Tensor, b_offsets: Tensor) -> Result:
     return a.new_empty(rows_a), b.new_empty(rows_b), a_offsets.new_empty(rows_a), b_offsets.new_empty(rows_b)
 
 
+def _fake_backward(grad_ab: Tensor, grad_ba: Tensor, a: Tensor, b: Tensor, index_ab: Tensor, index_ba: Tensor) -> tuple[Tensor, Tensor]:
+    return a.new_empty(a.shape), b.new_empty(b.shape)
+
+
 library.define("chamfer(Tensor a, Tensor b, Tensor a_offsets, Tensor b_offsets) -> (Tensor, Tensor, Tensor, Tensor)", _fake)
+library.define(
+    "chamfer_backward(Tensor grad_ab, Tensor grad_ba, Tensor a, Tensor b, Tensor index_ab, Tensor index_ba) -> (Tensor, Tensor)", _fake_backward
+)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Result) -> None:
@@ -37,6 +44,10 @@ def _edges(query: Tensor, points: Tensor, index: Tensor, grad: Tensor) -> Tensor
 
 def _backward(ctx: Any, grad_ab: Tensor, grad_ba: Tensor, _a: Tensor, _b: Tensor) -> tuple[Tensor, Tensor, None, None]:
     a, b, index_ab, index_ba = ctx.saved_tensors
+    kernel = None if torch.is_grad_enabled() else library.kernel("chamfer_backward", a.device.type)
+    if kernel is not None:
+        return *kernel(grad_ab, grad_ba, a, b, index_ab, index_ba), None, None
+    # Plain torch, which a second derivative can go through.
     edge_a, edge_b = _edges(a, b, index_ab, grad_ab), _edges(b, a, index_ba, grad_ba)
     grad_a = edge_a.index_add(0, index_ba.clamp(min=0), edge_b, alpha=-1) if a.shape[0] else edge_a
     grad_b = edge_b.index_add(0, index_ab.clamp(min=0), edge_a, alpha=-1) if b.shape[0] else edge_b

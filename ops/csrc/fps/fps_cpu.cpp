@@ -24,15 +24,21 @@ bool buckets_pay(int64_t size, int64_t count) {
   return size >= 1024 && 0.2 * static_cast<double>(size) * static_cast<double>(count) > 60. * static_cast<double>(size) + 700. * static_cast<double>(count);
 }
 
-void scan_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, int64_t* chosen, FpsScan* kernel) {
+// Returns false, with nothing chosen, if a coordinate is not finite; so does bucket_cloud.
+bool scan_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, int64_t* chosen, FpsScan* kernel) {
   const int64_t padded = packs_of(size) * FANOUT;
   std::vector<float> memory(4 * padded, 0.f);
   float* axes[4] = {memory.data(), memory.data() + padded, memory.data() + 2 * padded, memory.data() + 3 * padded};
-  for (int64_t i = 0; i < size; ++i)
+  bool finite = true;
+  for (int64_t i = 0; i < size; ++i) {
+    finite &= is_finite(xyz + 3 * i);
     for (int axis = 0; axis < 3; ++axis) axes[axis][i] = xyz[3 * i + axis];
+  }
+  if (!finite) return false;
   std::fill(axes[3], axes[3] + size, INFINITY);
   std::fill(axes[3] + size, axes[3] + padded, -1.f);
   kernel({{axes[0], axes[1], axes[2]}, axes[3], padded}, start, count, chosen);
+  return true;
 }
 
 // Boxes of `count` items of `size` parts each, padded to whole packs with boxes that no finite distance reaches.
@@ -54,12 +60,11 @@ struct Boxes {
   }
 };
 
-void bucket_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, int64_t* chosen, FpsBuckets* kernel) {
+bool bucket_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, int64_t* chosen, FpsBuckets* kernel) {
   const int64_t leaves = (size + BUCKET - 1) / BUCKET, groups = packs_of(leaves), padded_groups = packs_of(groups) * FANOUT;
   const int64_t slots = leaves * BUCKET;
   std::vector<int32_t> rows(slots, 0x7fffffff);
-  const int64_t finite = order_rows(xyz, 0, size, true, rows.data());
-  SUITE3D_CHECK(finite == size, "xyz must be finite");
+  if (order_rows(xyz, 0, size, true, rows.data()) != size) return false;
   std::vector<float> axes[3], nearest(slots, INFINITY);
   int64_t start_slot = 0;
   for (int64_t i = 0; i < size; ++i) start_slot = rows[i] == start ? i : start_slot;
@@ -80,6 +85,7 @@ void bucket_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, 
     cloud.group_lower[axis] = group.low[axis], cloud.group_upper[axis] = group.high[axis];
   }
   kernel(cloud, start_slot, count, chosen);
+  return true;
 }
 
 Tensor furthest_point_sample(const Tensor& xyz_any, const Tensor& offsets_any, const Tensor& counts_any, const Tensor& start_any, int64_t total) {
@@ -97,17 +103,18 @@ Tensor furthest_point_sample(const Tensor& xyz_any, const Tensor& offsets_any, c
   const Tensor result = empty({out[clouds]}, ScalarType::Long, offsets);
   int64_t* rows = mutable_data<int64_t>(result);
   const Kernels kernel = kernels();
+  std::atomic<bool> finite{true};
   parallel_dynamic(clouds, [&](int64_t b) {
     const int64_t size = ends[b + 1] - ends[b];
     if (wanted[b] == 0) return;
     const float* points = data<float>(xyz) + 3 * ends[b];
     int64_t* chosen = rows + out[b];
-    if (buckets_pay(size, wanted[b]))
-      bucket_cloud(points, size, first[b] - ends[b], wanted[b], chosen, kernel.buckets);
-    else
-      scan_cloud(points, size, first[b] - ends[b], wanted[b], chosen, kernel.scan);
-    for (int64_t i = 0; i < wanted[b]; ++i) chosen[i] += ends[b];
+    const bool done = buckets_pay(size, wanted[b]) ? bucket_cloud(points, size, first[b] - ends[b], wanted[b], chosen, kernel.buckets)
+                                                   : scan_cloud(points, size, first[b] - ends[b], wanted[b], chosen, kernel.scan);
+    if (!done) finite = false;
+    for (int64_t i = 0; done && i < wanted[b]; ++i) chosen[i] += ends[b];
   });
+  SUITE3D_CHECK(finite, "xyz must be finite");
   return result;
 }
 

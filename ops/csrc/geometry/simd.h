@@ -10,6 +10,7 @@
 
 // gcc 12 takes the "undefined" arguments inside its own AVX-512 reductions for a mistake.
 #if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 

@@ -1,0 +1,1 @@
+#include "box_iou/box_iou_kernel.h"

@@ -1,0 +1,86 @@
+// Reductions of rows into rows: a stable sort by output row, then one thread for each output value, in the order of the rows.
+// No atomics on values, so the result is the same every time.
+#include "common_cuda.cuh"
+
+namespace suite3d {
+namespace {
+
+// Input rows by output row: input rows [start[j], start[j + 1]) of `row`.
+struct Rows {
+  Buffer<int64_t> row, start;
+};
+
+Rows rows_of(const Tensor& index, int64_t size, cudaStream_t stream) {
+  const int64_t count = index.size(0);
+  const Rows rows{{count, index}, {size + 1, index}};
+  const Buffer<int64_t> iota(count, index), sorted(count, index);
+  for_each(count, stream, [iota = iota.get()] __device__(int64_t i) { iota[i] = i; });
+  sort_pairs(data<int64_t>(index), sorted.get(), iota.get(), rows.row.get(), count, 64, index, stream);
+  for_each(size + 1, stream,
+           [sorted = sorted.get(), start = rows.start.get(), count] __device__(int64_t j) { start[j] = lower_bound(sorted, count, j); });
+  return rows;
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> sum_of(const Tensor& values, const Tensor& index, int64_t size, bool mean, cudaStream_t stream) {
+  const Rows rows = rows_of(index, size, stream);
+  const int64_t width = values.size(1);
+  Tensor out = empty({size, width}, values.scalar_type(), values), counts = empty({size}, ScalarType::Long, values);
+  for_each(size, stream, [start = rows.start.get(), count = mutable_data<int64_t>(counts)] __device__(int64_t j) { count[j] = start[j + 1] - start[j]; });
+  for_each(size * width, stream,
+           [=, start = rows.start.get(), row = rows.row.get(), value = data<T>(values), out = mutable_data<T>(out)] __device__(int64_t i) {
+             const int64_t j = i / width, k = i % width, held = start[j + 1] - start[j];
+             T sum = 0;
+             for (int64_t at = start[j]; at < start[j + 1]; ++at) sum += value[row[at] * width + k];
+             out[i] = mean && held > 1 ? sum / static_cast<T>(held) : sum;
+           });
+  return {out, counts};
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> max_of(const Tensor& values, const Tensor& index, int64_t size, cudaStream_t stream) {
+  const Rows rows = rows_of(index, size, stream);
+  const int64_t width = values.size(1);
+  Tensor out = empty({size, width}, values.scalar_type(), values), first = empty({size, width}, ScalarType::Long, values);
+  for_each(size * width, stream,
+           [=, start = rows.start.get(), row = rows.row.get(), value = data<T>(values), out = mutable_data<T>(out),
+            first = mutable_data<int64_t>(first)] __device__(int64_t i) {
+             const int64_t j = i / width, k = i % width;
+             T best = 0;
+             int64_t argument = -1;
+             for (int64_t at = start[j]; at < start[j + 1]; ++at) {
+               const T v = value[row[at] * width + k];
+               if (argument < 0 || v > best || (v != v && best == best)) {
+                 best = v;
+                 argument = row[at];
+               }
+             }
+             out[i] = best;
+             first[i] = argument;
+           });
+  return {out, first};
+}
+
+std::tuple<Tensor, Tensor> scatter_sum(Tensor values, Tensor index, int64_t size, bool mean) {
+  values = as_contiguous(values);
+  index = as_contiguous(index);
+  const OnDevice device(values);
+  return values.scalar_type() == ScalarType::Double ? sum_of<double>(values, index, size, mean, device.stream())
+                                                    : sum_of<float>(values, index, size, mean, device.stream());
+}
+
+std::tuple<Tensor, Tensor> scatter_max(Tensor values, Tensor index, int64_t size) {
+  values = as_contiguous(values);
+  index = as_contiguous(index);
+  const OnDevice device(values);
+  return values.scalar_type() == ScalarType::Double ? max_of<double>(values, index, size, device.stream())
+                                                    : max_of<float>(values, index, size, device.stream());
+}
+
+}  // namespace
+}  // namespace suite3d
+
+STABLE_TORCH_LIBRARY_IMPL(suite3d, CUDA, m) {
+  m.impl("scatter_sum", TORCH_BOX(&suite3d::scatter_sum));
+  m.impl("scatter_max", TORCH_BOX(&suite3d::scatter_max));
+}

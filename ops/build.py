@@ -241,8 +241,9 @@ def build_cuda(archs: Sequence[str] | None = None, *, folder: Path = OPS / "lib"
     wish = os.environ.get("SUITE3D_CUDA_ARCHS", "")
     archs = list(archs or [arch for arch in re.split(r"[;,\s]+", wish) if arch] or CUDA_ARCHS)
     commands = {source: cuda_command(torch, nvcc, archs) for source in cuda_sources()}
-    link = [str(nvcc), "-shared", "-cudart=static", "-Xlinker=-z,lazy", "-Xlinker=-s"]
-    libraries = [f"-L{torch.lib}", "-Xlinker=--push-state,--no-as-needed", "-ltorch", "-Xlinker=--pop-state"]
+    link = [find_compiler() or "g++", "-shared", "-s", "-Wl,-z,lazy", "-Wl,--exclude-libs,ALL"]
+    runtime = next((path for path in nvcc.parents[1].glob("**/libcudart_static.a") if "stubs" not in path.parts), Path("libcudart_static.a"))
+    libraries = [*_torch_libraries(torch), str(runtime), "-ldl", "-lrt", "-lpthread"]
     _build_library("suite3d_ops_cuda.so", commands, link, libraries, folder, report, jobs)
     return report
 

@@ -10,6 +10,9 @@
 #include <cub/device/device_scan.cuh>
 #include <cuda_runtime.h>
 
+// Only a CUDA torch has it. Weak, so that the library loads (and its registrations can be checked) beside a CPU torch too.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+
 #define SUITE3D_CUDA(call)                                                                               \
   do {                                                                                                   \
     const cudaError_t status = (call);                                                                   \

@@ -46,8 +46,14 @@ def _one_direction(queries: Tensor, keys: Tensor, temperature: float, global_neg
         first = int(counts[: rank()].sum())
         keys = gather_rows(keys)
     own = torch.arange(len(queries), device=queries.device) + first
-    loss = F.cross_entropy(queries @ keys.T / temperature, own, reduction="sum")
+    loss = F.cross_entropy(similarities(queries, keys, temperature), own, reduction="sum")
     return mean_over_ranks(loss, len(queries))
+
+
+def similarities(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """``(N, D)``, ``(M, D)`` float32 -> ``(N, M)`` ``q.k / t``, in float32 under autocast too: bfloat16 cannot resolve 1 / t."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return queries @ keys.T / temperature
 
 
 def check_temperature(temperature: float) -> None:

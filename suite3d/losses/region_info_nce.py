@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks, rank
-from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.info_nce import check_temperature, similarities
 from suite3d.ops import scatter_mean
 
 
@@ -32,7 +32,7 @@ def point_level_region_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
     ids, member = torch.unique(regions[rich], return_inverse=True)
     attractor = scatter_mean(own_keys[rich], member, len(ids))[member]  # [R, D]; a region lives on one rank
     positive = (queries[rich] * attractor).sum(1) / temperature  # [R] mean over P_i of q_i.k_j / t
-    losses = (queries[rich] @ keys.T / temperature).logsumexp(dim=1) - positive  # [R]
+    losses = similarities(queries[rich], keys, temperature).logsumexp(dim=1) - positive  # [R]
     return mean_over_ranks(losses.sum(), len(losses))
 
 
@@ -46,7 +46,7 @@ def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
     """
     queries, _, keys, regions, all_regions, first = _across_ranks(queries, keys, regions, temperature)
     own = torch.arange(len(queries), device=queries.device) + first
-    logits = queries @ keys.T / temperature  # [N, M]
+    logits = similarities(queries, keys, temperature)  # [N, M]
     same = (regions[:, None] == all_regions[None]) & (regions >= 0)[:, None]  # [N, M]
     weights = 1.0 / same.sum(1).clamp(min=1)  # [N]
     same[torch.arange(len(own), device=own.device), own] = False

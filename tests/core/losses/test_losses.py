@@ -60,6 +60,19 @@ def test_info_nce_refuses_what_has_no_negative():
         info_nce(torch.ones(3, 3), torch.ones(4, 3), temperature=0.1)
 
 
+@pytest.mark.parametrize("loss", ["info_nce", "point", "region"])
+def test_contrast_keeps_full_precision_under_autocast(loss):
+    q, k, regions = rows(64, 16), rows(64, 16, 1), torch.arange(64) // 4
+    losses = {
+        "info_nce": lambda: info_nce(q, k, temperature=0.07),
+        "point": lambda: point_level_region_loss(q, k, regions, temperature=0.07),
+        "region": lambda: region_aware_point_loss(q, k, regions, temperature=0.07),
+    }
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = losses[loss]()
+    assert mixed.item() == losses[loss]().item()
+
+
 REGIONS = [0, 0, 3, -1, 3, 3, -1, 7]
 
 

@@ -45,7 +45,7 @@ const ConvTiles& tiles() {
 }
 
 constexpr int64_t kTile = 256;   // output rows a tile
-constexpr int64_t kChunk = 256;  // pairs summed in registers before they are added to a weight gradient
+constexpr int64_t kChunk = 64;    // pairs summed in registers before they are added to a weight gradient
 
 int64_t padded(int64_t width, const ConvTiles& tile) { return (width + tile.lanes - 1) / tile.lanes * tile.lanes; }
 
@@ -130,7 +130,7 @@ Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
   const float *x = data<float>(feats), *y = data<float>(grad);
   const int32_t* map = data<int32_t>(forward_map);
   float* target = mutable_data<float>(result);
-  const int64_t high = 32, blocks = (out + high - 1) / high;  // a task: one offset, 32 output channels, all input channels
+  const int64_t high = 96, blocks = (out + high - 1) / high;  // a task: one offset, up to 96 output channels, all input channels
   const int64_t wide = padded(in, tile);
   Scratch<float> aligned(wide == in ? 1 : feats.size(0) * wide);  // rows padded so that whole vectors can be read
   if (wide != in) {

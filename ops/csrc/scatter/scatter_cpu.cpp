@@ -1,7 +1,6 @@
 // Reductions of rows into rows. Each output row is reduced by one thread, in the order of its input rows.
 #include "common.h"
 
-#include <cmath>
 #include <limits>
 
 namespace suite3d {
@@ -56,24 +55,33 @@ void sum_rows(const T* values, const Rows& rows, int64_t inputs, int64_t size, i
   });
 }
 
-template <class T>
+// Index: an integer as wide as T, so that values and their rows are compared and chosen in the same vector lanes.
+template <class Index, class T>
 void max_rows(const T* values, const Rows& rows, int64_t inputs, int64_t size, int64_t width, T* out, int64_t* first_row) {
+  SUITE3D_CHECK(inputs <= std::numeric_limits<Index>::max(), "scatter_max: ", inputs, " rows, more than the row index holds");
   parallel_for(size, grain(inputs, size, width), [&](int64_t first, int64_t last) {
+    Scratch<Index> argument(width);
     for (int64_t j = first; j < last; ++j) {
       T* target = out + j * width;
-      int64_t* argument = first_row + j * width;
+      Index* from = argument.get();
       const int64_t begin = rows.start[j], end = rows.start[j + 1];
-      std::fill(target, target + width, T(0));
-      std::fill(argument, argument + width, int64_t{-1});
-      for (int64_t at = begin; at < end; ++at) {
-        const int64_t i = rows.input(at);
-        const T* source = values + i * width;
+      if (begin == end) {
+        std::fill(target, target + width, T(0));
+        std::fill(first_row + j * width, first_row + (j + 1) * width, int64_t{-1});
+        continue;
+      }
+      std::copy_n(values + rows.input(begin) * width, width, target);
+      std::fill(from, from + width, static_cast<Index>(rows.input(begin)));
+      for (int64_t at = begin + 1; at < end; ++at) {
+        const Index i = static_cast<Index>(rows.input(at));
+        const T* source = values + int64_t{i} * width;
         for (int64_t k = 0; k < width; ++k) {
-          const bool better = at == begin || source[k] > target[k] || (std::isnan(source[k]) && !std::isnan(target[k]));
+          const bool better = !(source[k] <= target[k]) & (target[k] == target[k]);  // larger, or the first NaN
           target[k] = better ? source[k] : target[k];
-          argument[k] = better ? i : argument[k];
+          from[k] = better ? i : from[k];
         }
       }
+      std::copy_n(from, width, first_row + j * width);
     }
   });
 }
@@ -100,9 +108,9 @@ std::tuple<Tensor, Tensor> scatter_max(Tensor values, Tensor index, int64_t size
   Tensor out = empty({size, width}, values.scalar_type(), values), argument = empty({size, width}, ScalarType::Long, values);
   int64_t* first = mutable_data<int64_t>(argument);
   if (values.scalar_type() == ScalarType::Double)
-    max_rows(data<double>(values), rows, inputs, size, width, mutable_data<double>(out), first);
+    max_rows<int64_t>(data<double>(values), rows, inputs, size, width, mutable_data<double>(out), first);
   else
-    max_rows(data<float>(values), rows, inputs, size, width, mutable_data<float>(out), first);
+    max_rows<int32_t>(data<float>(values), rows, inputs, size, width, mutable_data<float>(out), first);
   return {out, argument};
 }
 

@@ -168,11 +168,14 @@ Three dynamic_with(const Tensor& xyz, const Tensor& offsets, const Grid& grid) {
   return {coords, point_voxel, order};
 }
 
-// Rows of `starts` (position in the sorted points of each voxel's first point) that belong to the first max_voxels touched.
+// Output row of each voxel: -1 for those that are not among the first max_voxels touched in their scan. Returns the rows.
 template <class Record>
-std::vector<int64_t> kept_voxels(const Groups<Record>& groups, const Grid& grid, int64_t max_voxels, const std::vector<int64_t>& starts) {
-  std::vector<int64_t> kept, touched;
+int64_t number_voxels(const Groups<Record>& groups, const Grid& grid, int64_t max_voxels, std::vector<int64_t>& row) {
+  std::vector<int64_t> starts, touched;
+  for (int64_t i = 0; i < groups.points; ++i)
+    if (groups.starts_voxel(i)) starts.push_back(i);
   const int64_t voxels = groups.voxels();
+  int64_t kept = 0;
   for (int64_t first = 0; first < voxels;) {
     const uint64_t batch = groups.sorted[starts[first]].cell() >> grid.shift_batch;
     int64_t last = first;
@@ -184,8 +187,7 @@ std::vector<int64_t> kept_voxels(const Groups<Record>& groups, const Grid& grid,
       std::nth_element(touched.begin(), touched.begin() + (max_voxels - 1), touched.end());
       latest = touched[max_voxels - 1];
     }
-    for (int64_t v = first; v < last; ++v)
-      if (groups.sorted[starts[v]].point() <= latest) kept.push_back(v);
+    for (int64_t v = first; v < last; ++v) row[v] = groups.sorted[starts[v]].point() <= latest ? kept++ : -1;
     first = last;
   }
   return kept;
@@ -194,33 +196,41 @@ std::vector<int64_t> kept_voxels(const Groups<Record>& groups, const Grid& grid,
 template <class Record>
 Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, const Grid& grid, int64_t max_points, int64_t max_voxels) {
   const Groups<Record> groups(data<float>(xyz), data<int64_t>(offsets), offsets.size(0) - 1, xyz.size(0), grid);
-  std::vector<int64_t> starts(groups.voxels() + 1);
-  parallel_parts(groups.points, groups.parts, [&](int64_t part, int64_t first, int64_t last) {
-    int64_t voxel = groups.first_voxel[part];
-    for (int64_t i = first; i < last; ++i)
-      if (groups.starts_voxel(i)) starts[voxel++] = i;
-  });
-  starts[groups.voxels()] = groups.points;
-  const std::vector<int64_t> kept = kept_voxels(groups, grid, max_voxels, starts);
-  const int64_t count = static_cast<int64_t>(kept.size()), channels = feats.size(1), width = 3 + channels;
+  std::vector<int64_t> row;  // empty: every voxel is kept
+  if (groups.voxels() > max_voxels) row.resize(groups.voxels());
+  const int64_t count = row.empty() ? groups.voxels() : number_voxels(groups, grid, max_voxels, row);
+  const int64_t channels = feats.size(1), width = 3 + channels;
   Tensor coords = empty({count, 4}, ScalarType::Int, xyz), counts = empty({count}, ScalarType::Long, xyz);
   Tensor voxels = empty({count, max_points, width}, ScalarType::Float, xyz);
   const float *point = data<float>(xyz), *feat = data<float>(feats);
   int32_t* coord = mutable_data<int32_t>(coords);
   int64_t* used_out = mutable_data<int64_t>(counts);
   float* voxel_out = mutable_data<float>(voxels);
-  parallel_for(count, 2048, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
-      const int64_t start = starts[kept[row]], used = std::min(max_points, starts[kept[row] + 1] - start);
-      write_coords(grid, groups.sorted[start].cell(), coord + 4 * row);
-      used_out[row] = used;
-      float* out = voxel_out + row * max_points * width;
-      for (int64_t slot = 0; slot < used; ++slot, out += width) {
-        const int64_t i = groups.sorted[start + slot].point();
-        for (int k = 0; k < 3; ++k) out[k] = point[3 * i + k];
-        for (int64_t k = 0; k < channels; ++k) out[3 + k] = feat[channels * i + k];
+  parallel_parts(groups.points, groups.parts, [&](int64_t part, int64_t first, int64_t last) {
+    int64_t voxel = groups.first_voxel[part];
+    int64_t i = first;
+    while (i < last && !groups.starts_voxel(i)) ++i;  // the voxel that spans the border belongs to the part before
+    while (i < last) {
+      const uint64_t cell = groups.sorted[i].cell();
+      const int64_t start = i, target = row.empty() ? voxel : row[voxel];
+      ++voxel;
+      float* out = voxel_out + target * max_points * width;
+      for (; i < groups.points && groups.sorted[i].cell() == cell; ++i) {
+        if (i + 16 < groups.points) {
+          const int64_t ahead = groups.sorted[i + 16].point();
+          __builtin_prefetch(point + 3 * ahead);
+          __builtin_prefetch(feat + channels * ahead);
+        }
+        if (target < 0 || i - start >= max_points) continue;
+        const int64_t source = groups.sorted[i].point();
+        for (int k = 0; k < 3; ++k) out[k] = point[3 * source + k];
+        for (int64_t k = 0; k < channels; ++k) out[3 + k] = feat[channels * source + k];
+        out += width;
       }
-      std::fill(out, voxel_out + (row + 1) * max_points * width, 0.0f);
+      if (target < 0) continue;
+      write_coords(grid, cell, coord + 4 * target);
+      used_out[target] = std::min(max_points, i - start);
+      std::fill(out, voxel_out + (target + 1) * max_points * width, 0.0f);
     }
   });
   return {coords, voxels, counts};

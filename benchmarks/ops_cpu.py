@@ -1,0 +1,158 @@
+"""CPU ops on a 120,000-point scan: ours, the torch reference, and what else is importable. ``python benchmarks/ops_cpu.py [--threads 2]``.
+
+Medians of wall time, one table, and ``benchmarks/results/ops_cpu.json`` with ``--save``. The scan is that of
+``../shared/prototypes/gen.py`` where it is found, else a plainer one made here (the table says which).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import suite3d.ops as ops  # noqa: E402
+
+POINT_RANGE, VOXEL_SIZE, SHAPE = (-80.0, -80.0, -3.0, 80.0, 80.0, 3.4), (0.05, 0.05, 0.1), (64, 3200, 3200)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians in milliseconds; NaN where there is nothing to compare with."""
+
+    name: str
+    ours: float
+    reference: float
+    peer: float
+    peer_name: str
+
+
+def scan() -> tuple[Tensor, str]:
+    """``(120000, 4)`` xyz and intensity, and where it comes from."""
+    path = ROOT.parent / "shared" / "prototypes" / "gen.py"
+    if path.is_file():
+        spec = importlib.util.spec_from_file_location("gen", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return torch.from_numpy(module.lidar_scan(120000)), str(path)
+    rng = np.random.default_rng(0)
+    azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 1875, endpoint=False), np.deg2rad(np.linspace(-24.8, 2.0, 64)), indexing="ij")
+    wall = 20 + 15 * np.abs(np.sin(3 * azimuth))  # a yard with six bays, on flat ground 1.73 m below the sensor
+    distance = np.minimum(wall / np.cos(elevation), np.where(elevation < 0, -1.73 / np.minimum(np.sin(elevation), -1e-9), np.inf))
+    distance = distance + rng.normal(0, 0.02, distance.shape)
+    ray = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1)
+    points = np.concatenate([ray * distance[..., None], rng.random((*distance.shape, 1))], axis=-1).reshape(-1, 4)
+    return torch.from_numpy(points.astype(np.float32)), "a yard made by this script"
+
+
+def median_ms(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time after one warm-up."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def compare(name: str, run: Callable[[], object], *, peer: Callable[[], object] | None = None, peer_name: str = "", repeats: int = 15) -> Row:
+    """Time an op compiled, as reference (few repeats), and beside a peer."""
+    ours = median_ms(run, repeats)
+    with ops.use_reference():
+        reference = median_ms(run, 3)
+    row = Row(name, ours, reference, median_ms(peer, repeats) if peer else float("nan"), peer_name)
+    beside = f"{row.peer:9.2f} {row.peer / ours:6.1f}x  {peer_name}" if peer else ""
+    print(f"{name:38s} {ours:9.2f} {reference:10.2f} {reference / ours:6.1f}x {beside}", flush=True)
+    return row
+
+
+def voxel_rows(points: Tensor) -> list[Row]:
+    xyz, feats, offsets = points[:, :3].contiguous(), points[:, 3:].contiguous(), torch.tensor([0, len(points)])
+    cell = ((xyz - torch.tensor(POINT_RANGE[:3])) / torch.tensor(VOXEL_SIZE)).floor().long()
+    key = (cell[:, 2] * SHAPE[1] + cell[:, 1]) * SHAPE[2] + cell[:, 0]
+    unique = {"peer": lambda: torch.unique(key, return_inverse=True, return_counts=True), "peer_name": "torch.unique of ready keys"}
+    coords, row, order = ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE)
+    values = points[order]
+    wide = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(0))
+    added = torch.zeros(len(coords), 64)
+    return [
+        compare("dynamic_voxelize", lambda: ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE), **unique),
+        compare(
+            "hard_voxelize 5 points",
+            lambda: ops.hard_voxelize(xyz, feats, offsets, POINT_RANGE, VOXEL_SIZE, max_points=5, max_voxels=150000),
+            **unique,
+        ),
+        compare("scatter_mean 4 channels", lambda: ops.scatter_mean(values, row, len(coords))),
+        compare(
+            "scatter_sum 64 channels",
+            lambda: ops.scatter_sum(wide, row, len(coords)),
+            peer=lambda: added.index_add(0, row, wide),
+            peer_name="index_add",
+        ),
+        compare("scatter_max 64 channels", lambda: ops.scatter_max(wide, row, len(coords))),
+    ]
+
+
+def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
+    coords, _, _ = ops.dynamic_voxelize(points[:, :3].contiguous(), torch.tensor([0, len(points)]), POINT_RANGE, VOXEL_SIZE)
+    grid = {"spatial_shape": SHAPE, "batch_size": 1, "kernel": (3, 3, 3)}
+    rows = [
+        compare("submanifold_map 3x3x3", lambda: ops.submanifold_map(coords, **grid)),
+        compare("strided_map 3x3x3 stride 2", lambda: ops.strided_map(coords, stride=(2, 2, 2), padding=(1, 1, 1), **grid)),
+    ]
+    table = ops.submanifold_map(coords, **grid)
+    generator = torch.Generator().manual_seed(0)
+    for width in channels:
+        feats = torch.randn(len(coords), width, generator=generator, requires_grad=True)
+        weight = torch.randn(width, 3, 3, 3, width, generator=generator, requires_grad=True)
+        grad = torch.randn(len(coords), width, generator=generator)
+
+        def forward(feats: Tensor = feats, weight: Tensor = weight) -> Tensor:
+            with torch.no_grad():
+                return ops.sparse_conv(feats, weight, None, table)
+
+        def both(feats: Tensor = feats, weight: Tensor = weight, grad: Tensor = grad) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(ops.sparse_conv(feats, weight, None, table), [feats, weight], grad)
+
+        rows += [
+            compare(f"submanifold {width} -> {width} forward", forward, repeats=7),
+            compare(f"submanifold {width} -> {width} both", both, repeats=5),
+        ]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--channels", type=int, nargs="*", default=[16, 32, 64, 128])
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/ops_cpu.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    points, source = scan()
+    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads"
+    print(f"{machine}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
+    print(f"{'ms, medians':38s} {'ours':>9s} {'reference':>10s} {'ratio':>7s} {'peer':>9s} {'ratio':>7s}")
+    rows = voxel_rows(points) + convolution_rows(points, options.channels)
+    if options.save:
+        target = Path(__file__).parent / "results" / "ops_cpu.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps({"machine": machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import nullcontext
@@ -248,10 +249,14 @@ def _progress(step: int, total: int, values: dict[str, float]) -> str:
 def run_task(task: Task, config: TrainConfig, *, path: Path, world: World, resolved: Any) -> dict[str, Any]:
     """Train (or resume) a task, evaluate it, write the report; returns the result that result.json holds."""
     run = RunDirectory(path, main=world.main)
+    finished = path / "result.json"
     trainer = Trainer(task, config, run, world, resolved)
     run.write("provenance.json", task.provenance)
     if task.load_report is not None:
         run.write("load.json", task.load_report)
+    if trainer.step >= trainer.total and finished.exists():
+        stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return {**stored, "report": str(path / "report.html")}
     trainer.train()
     result: dict[str, Any] = {"steps": trainer.total, "encoder": str(path / "encoder.safetensors")}
     if world.main:

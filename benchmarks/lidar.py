@@ -118,7 +118,7 @@ def _recorded(name: str, function: Any) -> Any:
 
 def _shares(trace: Any, wall: float) -> dict[str, float]:
     events = trace.key_averages()
-    shares = {name: 0.0 for name in (*PARTS, "data", "optimiser", "loss and targets (with its ops)")}
+    shares = dict.fromkeys((*PARTS, "data", "optimiser", "loss and targets (with its ops)"), 0.0)
     for event in events:
         if event.key in ("data", "optimiser", "loss and targets"):
             name = "loss and targets (with its ops)" if event.key == "loss and targets" else event.key

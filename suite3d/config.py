@@ -25,8 +25,9 @@ class ConfigError(ValueError):
 def _known_keys(node: Any, prefix: str = "") -> list[str]:
     keys = []
     for key, value in node.items_ex(resolve=False) if isinstance(node, DictConfig) else ():
-        keys.append(f"{prefix}{key}")
-        keys.extend(_known_keys(value, f"{prefix}{key}."))
+        name = prefix + str(key)
+        keys.append(name)
+        keys.extend(_known_keys(value, f"{name}."))
     return keys
 
 

@@ -23,6 +23,12 @@
 // Arguments are checked with good messages in Python; these catch what only the kernel can see.
 #define SUITE3D_CHECK(condition, ...) STD_TORCH_CHECK(condition, __VA_ARGS__)
 
+#ifdef __CUDACC__
+#define SUITE3D_HOST_DEVICE __host__ __device__
+#else
+#define SUITE3D_HOST_DEVICE
+#endif
+
 namespace suite3d {
 
 using torch::headeronly::ScalarType;
@@ -93,6 +99,13 @@ inline Isa isa() {
     return best;
   }();
   return level;
+}
+
+// Bits that hold the numbers 0 .. values - 1.
+inline int bit_width(int64_t values) {
+  int bits = 0;
+  while (bits < 63 && (int64_t{1} << bits) < values) ++bits;
+  return bits;
 }
 
 // Uninitialised scratch memory.

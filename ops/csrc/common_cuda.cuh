@@ -121,10 +121,4 @@ __host__ __device__ inline int32_t find(const T* sorted, int64_t count, T value)
   return at < count && sorted[at] == value ? static_cast<int32_t>(at) : -1;
 }
 
-inline int bit_width(int64_t values) {
-  int bits = 0;
-  while (bits < 63 && (int64_t{1} << bits) < values) ++bits;
-  return bits;
-}
-
 }  // namespace suite3d

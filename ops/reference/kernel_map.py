@@ -53,7 +53,8 @@ def strided_map(coords: Tensor, spatial_shape: Triple, kernel: Triple, stride: T
     Returns:
         ``coords (U, 4)`` int32 sorted; ``forward (K, U)`` int32 input rows; ``backward (K, V)`` int32 output rows.
     """
-    out_shape = tuple((spatial_shape[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in range(3))
+    z, y, x = ((spatial_shape[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in range(3))
+    out_shape = (z, y, x)
     steps, limits = torch.tensor(stride, device=coords.device), torch.tensor(out_shape, device=coords.device)
     keys = []
     for offset in kernel_offsets(kernel):

@@ -25,5 +25,5 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         for average, current in zip(self.model.parameters(), model.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
-        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(current)
+        for kept, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(buffer)

@@ -41,7 +41,8 @@ int64_t nearby_boxes(const BoxTable& rows, int64_t row, const BoxTable& columns,
   int64_t count = 0;
   for (int64_t at = 0; at < columns.count; at += 16) {
     const F16 dx = load(columns.centre_x + at) - x, dy = load(columns.centre_y + at) - y, reach = load(columns.radius + at) + radius;
-    for (uint32_t hits = bits(dx * dx + dy * dy <= reach * reach); hits; hits &= hits - 1) found[count++] = static_cast<int32_t>(at + __builtin_ctz(hits));
+    for (uint32_t hits = bits(dx * dx + dy * dy <= reach * reach); hits; hits &= hits - 1)
+      found[count++] = static_cast<int32_t>(at + __builtin_ctz(hits));
   }
   return count;
 }
@@ -57,7 +58,8 @@ void overlap_areas(const BoxTable& rows, int64_t row, const BoxTable& columns, i
     const D8 half_length = gather(columns.half_length, columns_at), half_width = gather(columns.half_width, columns_at);
     const D8 x = dx * ac + dy * as, y = dy * ac - dx * as, c = bc * ac + bs * as, s = bs * ac - bc * as;  // box b in the frame of box a
     const D8 lx = half_length * c, ly = half_length * s, wx = zero - half_width * s, wy = half_width * c;
-    const D8 x0 = x + lx + wx, y0 = y + ly + wy, x1 = x - lx + wx, y1 = y - ly + wy, x2 = x - lx - wx, y2 = y - ly - wy, x3 = x + lx - wx, y3 = y + ly - wy;
+    const D8 x0 = x + lx + wx, y0 = y + ly + wy, x1 = x - lx + wx, y1 = y - ly + wy;
+    const D8 x2 = x - lx - wx, y2 = y - ly - wy, x3 = x + lx - wx, y3 = y + ly - wy;
     const D8 ex = zero - two * lx, ey = zero - two * ly, fx = zero - two * wx, fy = zero - two * wy;  // edges 0-1 and 1-2; the others are opposite
     const D8 iex = one / ex, iey = one / ey, ifx = one / fx, ify = one / fy;
     D8 sum = edge_integral(x0, y0, ex, ey, u, v, iex, iey) + edge_integral(x1, y1, fx, fy, u, v, ifx, ify);

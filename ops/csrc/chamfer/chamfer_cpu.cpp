@@ -4,7 +4,8 @@
 
 namespace suite3d {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor& a_any, const Tensor& b_any, const Tensor& a_offsets_any, const Tensor& b_offsets_any) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(const Tensor& a_any, const Tensor& b_any, const Tensor& a_offsets_any,
+                                                   const Tensor& b_offsets_any) {
   const Tensor a = as_contiguous(a_any), b = as_contiguous(b_any);
   const Tensor a_offsets = as_contiguous(a_offsets_any), b_offsets = as_contiguous(b_offsets_any);
   NearestKernel* kernel = any::nearest_job;

@@ -21,7 +21,8 @@ Kernels kernels() {
 
 // Nanoseconds, roughly: only which of the two is faster matters.
 bool buckets_pay(int64_t size, int64_t count) {
-  return size >= 1024 && 0.2 * static_cast<double>(size) * static_cast<double>(count) > 60. * static_cast<double>(size) + 700. * static_cast<double>(count);
+  const double points = static_cast<double>(size), samples = static_cast<double>(count);
+  return size >= 1024 && 0.2 * points * samples > 60. * points + 700. * samples;
 }
 
 // Returns false, with nothing chosen, if a coordinate is not finite; so does bucket_cloud.
@@ -89,14 +90,16 @@ bool bucket_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, 
 }
 
 Tensor furthest_point_sample(const Tensor& xyz_any, const Tensor& offsets_any, const Tensor& counts_any, const Tensor& start_any, int64_t total) {
-  const Tensor xyz = as_contiguous(xyz_any), offsets = as_contiguous(offsets_any), counts = as_contiguous(counts_any), start = as_contiguous(start_any);
+  const Tensor xyz = as_contiguous(xyz_any), offsets = as_contiguous(offsets_any);
+  const Tensor counts = as_contiguous(counts_any), start = as_contiguous(start_any);
   check_offsets(offsets, xyz.size(0));
   const int64_t clouds = offsets.numel() - 1, *ends = data<int64_t>(offsets), *wanted = data<int64_t>(counts), *first = data<int64_t>(start);
   SUITE3D_CHECK(counts.numel() == clouds && start.numel() == clouds, "counts and start must have one entry for each cloud");
   std::vector<int64_t> out(clouds + 1, 0);
   for (int64_t b = 0; b < clouds; ++b) {
     SUITE3D_CHECK(wanted[b] >= 0, "counts must not be negative");
-    SUITE3D_CHECK(wanted[b] == 0 || (ends[b] <= first[b] && first[b] < ends[b + 1]), "start must lie in its cloud, and a sampled cloud must not be empty");
+    SUITE3D_CHECK(wanted[b] == 0 || (ends[b] <= first[b] && first[b] < ends[b + 1]),
+                  "start must lie in its cloud, and a sampled cloud must not be empty");
     out[b + 1] = out[b] + wanted[b];
   }
   SUITE3D_CHECK(total < 0 || total == out[clouds], "total must be the sum of counts");

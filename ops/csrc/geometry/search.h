@@ -20,7 +20,8 @@ struct Pack {
 
 SUITE3D_INLINE Pack load_pack(const SearchJob& job, int64_t index) {
   const int64_t at = index * FANOUT, left = job.queries->count - at;
-  Pack pack{load(job.queries->xyz[0] + at), load(job.queries->xyz[1] + at), load(job.queries->xyz[2] + at), {}, {}, static_cast<int>(left < 16 ? left : 16)};
+  const float* const* xyz = job.queries->xyz;
+  Pack pack{load(xyz[0] + at), load(xyz[1] + at), load(xyz[2] + at), {}, {}, static_cast<int>(left < 16 ? left : 16)};
   if (job.tree->levels == 0) return pack;  // a scan needs no box
   const F16 axes[3] = {pack.x, pack.y, pack.z};
   for (int axis = 0; axis < 3; ++axis) pack.low[axis] = reduce_min(axes[axis]), pack.high[axis] = reduce_max(axes[axis]);
@@ -44,7 +45,8 @@ SUITE3D_INLINE int64_t nearest_leaf(const Pack& pack, const TreeView& tree) {
   for (int level = tree.levels - 1; level >= 0; --level) {
     const int64_t at = node * FANOUT, left = tree.nodes[level] - at;
     F16 gap[3];
-    for (int axis = 0; axis < 3; ++axis) gap[axis] = half * load(tree.lower[level][axis] + at) + half * load(tree.upper[level][axis] + at) - centre[axis];
+    for (int axis = 0; axis < 3; ++axis)
+      gap[axis] = half * load(tree.lower[level][axis] + at) + half * load(tree.upper[level][axis] + at) - centre[axis];
     float distance[16], least = FLOAT_MAX;
     store(distance, square_sum(gap[0], gap[1], gap[2]));
     node = at;

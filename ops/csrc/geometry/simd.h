@@ -61,7 +61,6 @@ SUITE3D_INLINE I16 set1(int32_t a) { return {_mm512_set1_epi32(a)}; }
 SUITE3D_INLINE M16 operator<(I16 a, I16 b) { return {_mm512_cmplt_epi32_mask(a.v, b.v)}; }
 SUITE3D_INLINE I16 load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 SUITE3D_INLINE void store(int32_t* p, I16 a) { _mm512_storeu_si512(p, a.v); }
-SUITE3D_INLINE F16 with_lane(F16 a, int lane, float value) { return {_mm512_mask_mov_ps(a.v, static_cast<__mmask16>(1u << lane), _mm512_set1_ps(value))}; }
 SUITE3D_INLINE float reduce_max(F16 a) { return _mm512_reduce_max_ps(a.v); }
 SUITE3D_INLINE float reduce_min(F16 a) { return _mm512_reduce_min_ps(a.v); }
 
@@ -247,12 +246,6 @@ SUITE3D_INLINE I16 set1(int32_t a) { SUITE3D_EACH(I16, PIECES, p_iset(a)); }
 SUITE3D_INLINE M16 operator<(I16 a, I16 b) { SUITE3D_EACH(M16, PIECES, p_float(p_ilt(a.v[i], b.v[i]))); }
 SUITE3D_INLINE I16 load(const int32_t* p) { SUITE3D_EACH(I16, PIECES, p_iload(p + i * WIDTH)); }
 SUITE3D_INLINE void store(int32_t* p, I16 a) { for (int i = 0; i < PIECES; ++i) p_istore(p + i * WIDTH, a.v[i]); }
-SUITE3D_INLINE F16 with_lane(F16 a, int lane, float value) {
-  static const int32_t window[31] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1};
-  F16 r;
-  for (int i = 0; i < PIECES; ++i) r.v[i] = p_select(p_float(p_iload(window + 15 - lane + i * WIDTH)), p_set(value), a.v[i]);
-  return r;
-}
 SUITE3D_INLINE float reduce_max(F16 a) {
   float lane[16], r;
   store(lane, a);

@@ -99,7 +99,8 @@ inline int64_t order_rows(const float* xyz, int64_t begin, int64_t end, bool cur
     uint64_t index[BLOCK];
     for (int i = 0; i < BLOCK; ++i) {
       const float* p = xyz + 3 * static_cast<int64_t>(rows[std::min(at + i, count - 1)]);
-      for (int axis = 0; axis < 3; ++axis) cell[axis][i] = static_cast<uint32_t>(static_cast<int32_t>((static_cast<double>(p[axis]) - low[axis]) * scale));
+      for (int axis = 0; axis < 3; ++axis)
+        cell[axis][i] = static_cast<uint32_t>(static_cast<int32_t>((static_cast<double>(p[axis]) - low[axis]) * scale));
     }
     hilbert_block(cell, index);
     for (int64_t i = at; i < std::min(count, at + BLOCK); ++i) keys[i] = (index[i - at] >> dropped) << row_bits | static_cast<uint64_t>(i);
@@ -144,8 +145,8 @@ inline std::vector<float> add_levels(TreeView& view) {
 class CloudSet {
  public:
   CloudSet(const Tensor& source, const Tensor& offsets)
-      : source_(data<float>(source)), ends_(data<int64_t>(offsets)), count_(offsets.numel() - 1), stride_(FANOUT * (packs_of(source.size(0)) + count_ + 1)),
-        xyz_(3 * stride_), rows_(stride_), boxes_(count_), trees_(count_), queries_(count_) {}
+      : source_(data<float>(source)), ends_(data<int64_t>(offsets)), count_(offsets.numel() - 1),
+        stride_(FANOUT * (packs_of(source.size(0)) + count_ + 1)), xyz_(3 * stride_), rows_(stride_), boxes_(count_), trees_(count_), queries_(count_) {}
 
   // `curve`: close points close together, for queries of a tree. `tree`: boxes too, for points that are searched.
   void build(int64_t b, bool curve, bool tree) {

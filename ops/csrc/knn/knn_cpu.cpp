@@ -4,7 +4,8 @@
 
 namespace suite3d {
 
-std::tuple<Tensor, Tensor> knn(const Tensor& query_any, const Tensor& points_any, int64_t k, const Tensor& query_offsets_any, const Tensor& point_offsets_any) {
+std::tuple<Tensor, Tensor> knn(const Tensor& query_any, const Tensor& points_any, int64_t k, const Tensor& query_offsets_any,
+                               const Tensor& point_offsets_any) {
   const Tensor query = as_contiguous(query_any), points = as_contiguous(points_any);
   const Tensor query_offsets = as_contiguous(query_offsets_any), point_offsets = as_contiguous(point_offsets_any);
   SUITE3D_CHECK(k >= 1, "k must be at least 1");

@@ -11,14 +11,16 @@ namespace {
 
 class Table {
  public:
-  explicit Table(const Tensor& boxes) : count_(boxes.size(0)), stride_((count_ + 15) / 16 * 16), memory_(9 * stride_, std::numeric_limits<float>::quiet_NaN()) {
+  explicit Table(const Tensor& boxes)
+      : count_(boxes.size(0)), stride_((count_ + 15) / 16 * 16), memory_(9 * stride_, std::numeric_limits<float>::quiet_NaN()) {
     const float* rows = data<float>(boxes);
     for (int64_t j = 0; j < count_; ++j) {
       const float* box = rows + 7 * j;
       const double yaw = box[6];
       const float half[3] = {box[3] * .5f, box[4] * .5f, box[5] * .5f};
-      const float values[9] = {box[0], box[1], box[2], half[0], half[1], half[2], static_cast<float>(std::cos(yaw)), static_cast<float>(std::sin(yaw)),
-                               half[0] >= 0 && half[1] >= 0 ? 1.0001f * std::hypot(half[0], half[1]) : std::numeric_limits<float>::quiet_NaN()};
+      const float cosine = static_cast<float>(std::cos(yaw)), sine = static_cast<float>(std::sin(yaw));
+      const float reach = half[0] >= 0 && half[1] >= 0 ? 1.0001f * std::hypot(half[0], half[1]) : std::numeric_limits<float>::quiet_NaN();
+      const float values[9] = {box[0], box[1], box[2], half[0], half[1], half[2], cosine, sine, reach};
       for (int field = 0; field < 9; ++field) memory_[field * stride_ + j] = values[field];
     }
   }

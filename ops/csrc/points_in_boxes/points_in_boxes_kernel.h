@@ -26,7 +26,8 @@ SUITE3D_INLINE int64_t near_boxes(const UprightTable& boxes, const float* const*
   for (int64_t j = 0; j < boxes.count; j += 16) {
     const F16 reach = load(boxes.reach + j), height = load(boxes.fields[5] + j);
     const F16 x = load(boxes.fields[0] + j), y = load(boxes.fields[1] + j), z = load(boxes.fields[2] + j);
-    const M16 meets = (low[0] - x <= reach) & (x - high[0] <= reach) & (low[1] - y <= reach) & (y - high[1] <= reach) & (low[2] - z <= height) & (z - high[2] <= height);
+    const M16 sides = (low[0] - x <= reach) & (x - high[0] <= reach) & (low[1] - y <= reach) & (y - high[1] <= reach);
+    const M16 meets = sides & (low[2] - z <= height) & (z - high[2] <= height);
     for (uint32_t hits = bits(meets); hits; hits &= hits - 1) near[count++] = static_cast<int32_t>(j + __builtin_ctz(hits));
   }
   return count;

@@ -1,39 +1,9 @@
 // Points to voxels by a stable radix sort of (cell, point): the voxels come out sorted and the points grouped, in order.
 #include "common.h"
-
-#include <cmath>
+#include "voxelize/grid.h"
 
 namespace suite3d {
 namespace {
-
-// Cell numbers: bit fields batch | z | y | x, so they sort lexicographically and unpack with shifts.
-struct Grid {
-  float start[3], size[3];
-  int64_t cells[3];
-  int shift_y, shift_z, shift_batch, bits;
-};
-
-int bit_width(int64_t values) {
-  int bits = 0;
-  while (bits < 63 && (int64_t{1} << bits) < values) ++bits;
-  return bits;
-}
-
-Grid make_grid(const std::vector<double>& start, const std::vector<double>& size, const std::vector<int64_t>& cells, int64_t batch_size) {
-  SUITE3D_CHECK(start.size() == 3 && size.size() == 3 && cells.size() == 3, "voxelize: start, size and cells need 3 values each");
-  Grid grid;
-  for (int axis = 0; axis < 3; ++axis) {
-    grid.start[axis] = static_cast<float>(start[axis]);
-    grid.size[axis] = static_cast<float>(size[axis]);
-    grid.cells[axis] = cells[axis];
-  }
-  grid.shift_y = bit_width(cells[0]);
-  grid.shift_z = grid.shift_y + bit_width(cells[1]);
-  grid.shift_batch = grid.shift_z + bit_width(cells[2]);
-  grid.bits = grid.shift_batch + bit_width(batch_size);
-  SUITE3D_CHECK(grid.bits <= 63, "voxelize: the grid needs ", grid.bits, " bits, more than int64 keys hold");
-  return grid;
-}
 
 // False for a point out of range or NaN. True division: a multiplication by the reciprocal puts some points elsewhere.
 inline bool cell_of(const Grid& grid, const float* p, uint64_t* cell) {
@@ -141,13 +111,6 @@ struct Groups {
   int64_t voxels() const { return first_voxel.back(); }
 };
 
-inline void write_coords(const Grid& grid, uint64_t cell, int32_t* out) {
-  out[0] = static_cast<int32_t>(cell >> grid.shift_batch);
-  out[1] = static_cast<int32_t>((cell >> grid.shift_z) & ((uint64_t{1} << (grid.shift_batch - grid.shift_z)) - 1));
-  out[2] = static_cast<int32_t>((cell >> grid.shift_y) & ((uint64_t{1} << (grid.shift_z - grid.shift_y)) - 1));
-  out[3] = static_cast<int32_t>(cell & ((uint64_t{1} << grid.shift_y) - 1));
-}
-
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 template <class Record>
@@ -160,7 +123,7 @@ Three dynamic_with(const Tensor& xyz, const Tensor& offsets, const Grid& grid) {
   parallel_parts(groups.points, groups.parts, [&](int64_t part, int64_t first, int64_t last) {
     int64_t voxel = groups.first_voxel[part] - 1;
     for (int64_t i = first; i < last; ++i) {
-      if (groups.starts_voxel(i)) write_coords(grid, groups.sorted[i].cell(), coord + 4 * ++voxel);
+      if (groups.starts_voxel(i)) grid.write(groups.sorted[i].cell(), coord + 4 * ++voxel);
       voxel_out[i] = voxel;
       order_out[i] = groups.sorted[i].point();
     }
@@ -228,7 +191,7 @@ Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, c
         out += width;
       }
       if (target < 0) continue;
-      write_coords(grid, cell, coord + 4 * target);
+      grid.write(cell, coord + 4 * target);
       used_out[target] = std::min(max_points, i - start);
       std::fill(out, voxel_out + (target + 1) * max_points * width, 0.0f);
     }

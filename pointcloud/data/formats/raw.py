@@ -59,8 +59,8 @@ def from_named_columns(columns: Mapping[str, NDArray[Any]], *, sparse: bool) -> 
     packed = lower.get("rgb", lower.get("rgba"))
     if packed is not None and packed.dtype.itemsize == 4:
         bits = np.ascontiguousarray(packed).view(np.uint32)
-        for shift, channel in ((16, "r"), (8, "g"), (0, "b")):
-            fields[channel] = ((bits >> shift) & 255).astype(np.float32) / 255
+        for shift, color in ((16, "r"), (8, "g"), (0, "b")):
+            fields[color] = ((bits >> shift) & 255).astype(np.float32) / 255
     for name, array in lower.items():
         channel = _CHANNEL_OF.get(name)
         if channel is None or channel in fields:

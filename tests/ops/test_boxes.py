@@ -43,7 +43,7 @@ def oracle(a, b):
 
 
 def pairs(function, a, b):
-    return torch.stack([function(a[i : i + 1], b[i : i + 1])[0, 0] for i in range(len(a))]).double()
+    return function(a, b).diagonal().double()
 
 
 def check_pairs(a, b, tolerance=1e-6):

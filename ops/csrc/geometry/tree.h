@@ -146,7 +146,8 @@ class CloudSet {
  public:
   CloudSet(const Tensor& source, const Tensor& offsets)
       : source_(data<float>(source)), ends_(data<int64_t>(offsets)), count_(offsets.numel() - 1),
-        stride_(FANOUT * (packs_of(source.size(0)) + count_ + 1)), xyz_(3 * stride_), rows_(stride_), boxes_(count_), trees_(count_), queries_(count_) {}
+        stride_(FANOUT * (packs_of(source.size(0)) + count_ + 1)), xyz_(3 * stride_), rows_(stride_), boxes_(count_), trees_(count_),
+        queries_(count_) {}
 
   // `curve`: close points close together, for queries of a tree. `tree`: boxes too, for points that are searched.
   void build(int64_t b, bool curve, bool tree) {

@@ -1,0 +1,222 @@
+"""CPU geometry ops on a 120,000-point scan beside what else is importable (scipy, open3d, shapely, torch).
+
+``python benchmarks/ops_cpu_geometry.py [--threads 2] [--save]`` prints medians of wall time in milliseconds, and with ``--save`` writes
+``benchmarks/results/ops_cpu_geometry.json``. The scan is that of ``ops_cpu.py``. CPU time is printed too: on a shared machine it is the
+steadier number (all threads together).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from ops_cpu import scan  # noqa: E402
+
+import suite3d.ops as ops  # noqa: E402
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op or peer: median wall milliseconds, and the least CPU milliseconds."""
+
+    name: str
+    who: str
+    wall: float
+    cpu: float
+
+
+def timed(run: Run, repeats: int) -> tuple[float, float]:
+    run()
+    wall, cpu = [], []
+    for _ in range(repeats):
+        start, spent = time.perf_counter(), time.process_time()
+        run()
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - spent)
+    return 1e3 * statistics.median(wall), 1e3 * min(cpu)
+
+
+def compare(name: str, ours: Run, peers: dict[str, Run], *, repeats: int = 9) -> list[Row]:
+    rows = []
+    for who, run in {"suite3d": ours, **peers}.items():
+        wall, cpu = timed(run, repeats if who == "suite3d" else 3)
+        rows.append(Row(name, who, wall, cpu))
+        ratio = "" if who == "suite3d" else f"{wall / rows[0].wall:9.1f}x"
+        print(f"{name:36s} {who:24s} {wall:10.2f} {cpu:10.2f} {ratio}", flush=True)
+    return rows
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def subset(points: Tensor, count: int, seed: int = 0) -> Tensor:
+    """A random subset, order kept."""
+    rows = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return points[rows].contiguous()
+
+
+def sampling_rows(points: Tensor) -> list[Row]:
+    rows = []
+    for size, count in ((8192, 1024), (16384, 1024), (65536, 4096), (120000, 16384)):
+        cloud, offsets = subset(points, size), torch.tensor([0, size])
+        peers: dict[str, Run] = {}
+        if has("open3d") and size * count < 10**8:
+            import open3d
+
+            legacy = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(cloud.double().numpy()))
+            peers["open3d (legacy)"] = lambda legacy=legacy, count=count: legacy.farthest_point_down_sample(count)
+        rows += compare(f"furthest points {size} -> {count}", lambda c=cloud, o=offsets, k=count: ops.furthest_point_sample(c, o, k), peers)
+    batch, offsets = subset(points, 8192).repeat(32, 1), torch.arange(33) * 8192
+    rows += compare("furthest points 32 x (8192 -> 512)", lambda: ops.furthest_point_sample(batch, offsets, 512), {})
+    return rows
+
+
+def neighbour_rows(points: Tensor, threads: int) -> list[Row]:
+    rows = []
+    for label, query, cloud, k in (
+        ("8192 self, k 16", subset(points, 8192), None, 16),
+        ("4096 of 65536, k 32", subset(points, 4096, 1), subset(points, 65536), 32),
+        ("120000 self, k 16", points, None, 16),
+        ("120000 self, k 32", points, None, 32),
+    ):
+        cloud = query if cloud is None else cloud
+        peers: dict[str, Run] = {}
+        if has("scipy"):
+            from scipy.spatial import cKDTree
+
+            peers["scipy cKDTree"] = lambda q=query, c=cloud, k=k: cKDTree(c.numpy()).query(q.numpy(), k, workers=threads)
+        if has("open3d"):
+            import open3d
+
+            def search(q: Tensor = query, c: Tensor = cloud, k: int = k) -> object:
+                index = open3d.core.nns.NearestNeighborSearch(open3d.core.Tensor(c.numpy()))
+                index.knn_index()
+                return index.knn_search(open3d.core.Tensor(q.numpy()), k)
+
+            peers["open3d nns"] = search
+        rows += compare(f"knn {label}", lambda q=query, c=cloud, k=k: ops.knn(q, c, k), peers)
+    query, cloud = subset(points, 15000, 1), points
+    ball: dict[str, Run] = {}
+    if has("scipy"):
+        from scipy.spatial import cKDTree
+
+        ball["scipy query_ball_point"] = lambda: cKDTree(cloud.numpy()).query_ball_point(query.numpy(), 0.4, workers=threads)
+    return rows + compare("ball query 0.4 m, 15000 of 120000", lambda: ops.ball_query(query, cloud, 0.4, 32), ball)
+
+
+def chamfer_rows(points: Tensor, threads: int) -> list[Row]:
+    a, b = subset(points, 8192, 1), subset(points, 8192, 2)
+    peers: dict[str, Run] = {}
+    if has("scipy"):
+        from scipy.spatial import cKDTree
+
+        peers["scipy cKDTree, twice"] = lambda: [cKDTree(y.numpy()).query(x.numpy(), workers=threads) for x, y in ((a, b), (b, a))]
+
+    def cdist() -> object:
+        matrix = torch.cdist(a, b)
+        return matrix.min(0), matrix.min(1)
+
+    rows = compare("chamfer 8192 x 8192", lambda: ops.chamfer_distance(a, b), {**peers, "torch.cdist, min": cdist})
+    first, second = a.clone().requires_grad_(), b.clone().requires_grad_()
+
+    def both() -> None:
+        d2_ab, d2_ba, *_ = ops.chamfer_distance(first, second)
+        (d2_ab.mean() + d2_ba.mean()).backward()
+
+    rows += compare("chamfer 8192 x 8192, with backward", both, {})
+    for clouds, size in ((8, 1024), (3328, 32)):
+        generator = torch.Generator().manual_seed(0)
+        x, y = torch.rand(clouds, size, 3, generator=generator), torch.rand(clouds, size, 3, generator=generator)
+        ends, flat_x, flat_y = torch.arange(clouds + 1) * size, x.flatten(0, 1), y.flatten(0, 1)
+
+        def batched(x: Tensor = x, y: Tensor = y) -> object:
+            matrix = torch.cdist(x, y)
+            return matrix.min(1), matrix.min(2)
+
+        def jagged(x: Tensor = flat_x, y: Tensor = flat_y, ends: Tensor = ends) -> object:
+            return ops.chamfer_distance(x, y, a_offsets=ends, b_offsets=ends)
+
+        rows += compare(f"chamfer {clouds} x {size}^2", jagged, {"torch.cdist, min": batched})
+    return rows
+
+
+def random_boxes(count: int, spread: float, seed: int) -> Tensor:
+    """Car-like boxes in a square."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.uniform(-spread, spread, (count, 2)), rng.uniform(-1, 1, (count, 1)), rng.uniform([3, 1.5, 1.4], [5, 2.5, 2], (count, 3))]
+    return torch.from_numpy(np.concatenate([*columns, rng.uniform(-np.pi, np.pi, (count, 1))], axis=1).astype(np.float32))
+
+
+def polygons(boxes: Tensor) -> object:
+    import shapely
+
+    x, y, _, length, width, _, yaw = boxes.double().numpy().T
+    u, v = np.array([1, -1, -1, 1]) * length[:, None] / 2, np.array([1, 1, -1, -1]) * width[:, None] / 2
+    cosine, sine = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    return shapely.polygons(np.stack([x[:, None] + u * cosine - v * sine, y[:, None] + u * sine + v * cosine], axis=-1))
+
+
+def box_rows(points: Tensor) -> list[Row]:
+    rows = []
+    for label, spread in (("spread", 70.0), ("dense", 10.0)):
+        a, b = random_boxes(500, spread, 0), random_boxes(500, spread, 1)
+        peers: dict[str, Run] = {}
+        if has("shapely"):
+            import shapely
+
+            def with_tree(a: Tensor = a, b: Tensor = b) -> object:
+                first, second = polygons(a), polygons(b)
+                i, j = shapely.STRtree(second).query(first, predicate="intersects")
+                return shapely.area(shapely.intersection(np.asarray(first)[i], np.asarray(second)[j]))
+
+            peers["shapely STRtree"] = with_tree
+        rows += compare(f"box_iou_bev 500 x 500, {label}", lambda a=a, b=b: ops.box_iou_bev(a, b), peers)
+    spread_boxes, scores = random_boxes(5000, 70.0, 2), torch.rand(5000, generator=torch.Generator().manual_seed(0))
+    generator = np.random.default_rng(0)
+    clustered = random_boxes(125, 70.0, 3)[torch.from_numpy(generator.integers(0, 125, 5000))]
+    clustered = clustered + torch.from_numpy(generator.normal(0, [0.3, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1], (5000, 7)).astype(np.float32))
+    rows += compare("nms_rotated 5000 spread", lambda: ops.nms_rotated(spread_boxes, scores, 0.1), {})
+    rows += compare("nms_rotated 5000 clustered", lambda: ops.nms_rotated(clustered, scores, 0.1), {})
+    boxes = random_boxes(100, 60.0, 4)
+    rows += compare("points_in_boxes 100 x 120000", lambda: ops.points_in_boxes(points, boxes), {})
+    return rows + compare("points_in_boxes_mask 100 x 120000", lambda: ops.points_in_boxes_mask(points, boxes), {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/ops_cpu_geometry.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    points, source = scan()
+    points = points[:, :3].contiguous()
+    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads"
+    print(f"{machine}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
+    print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
+    rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
+    if options.save:
+        target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps({"machine": machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The CUDA kernels of the geometry ops give what the CPU gives: rows to the last one, distances to the last bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from suite3d import ops
+from tests.ops.clouds import KINDS, cloud
+
+pytestmark = pytest.mark.skipif(not ops.compiled("cuda"), reason=f"needs the compiled CUDA ops: {ops.load_errors().get('cuda')}")
+
+
+def assert_same(function, *tensors, **keywords):
+    """``function`` on the device equals ``function`` on the host."""
+    there = function(*(t.cuda() for t in tensors), **{k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in keywords.items()})
+    here = function(*tensors, **keywords)
+    for got, expected in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (there, here)), strict=True):
+        assert got.is_cuda and torch.equal(got.cpu(), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 900, 2000, 4000, 8192, 20000])
+def test_furthest_points(kind, size):
+    points, counts = cloud(kind, size, 0), torch.tensor([min(size, 700)])
+    assert_same(ops.furthest_point_sample, points, torch.tensor([0, size]), counts, start=torch.tensor([size // 2]))
+
+
+def test_furthest_points_of_a_ragged_batch(generator):
+    offsets, counts = torch.tensor([0, 10, 10, 3000, 20000]), torch.tensor([12, 0, 100, 300])
+    assert_same(ops.furthest_point_sample, torch.randn(20000, 3, generator=generator), offsets, counts)
+    assert_same(lambda x, o: ops.furthest_point_sample(x, o, 5), torch.randn(40, 3, generator=generator), torch.tensor([0, 9, 40]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 4, 16, 33, 100])
+def test_neighbours(kind, k):
+    ends = {"query_offsets": torch.tensor([0, 10, 10, 300]), "point_offsets": torch.tensor([0, 3, 1000, 3000])}
+    assert_same(lambda q, p, **e: ops.knn(q, p, k, **e), cloud(kind, 300, 0), cloud(kind, 3000, 1), **ends)
+    assert_same(lambda q, p, **e: ops.ball_query(q, p, 0.7, k, **e), cloud(kind, 300, 0), cloud(kind, 3000, 1), **ends)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chamfer(kind):
+    ends = {"a_offsets": torch.tensor([0, 10, 10, 1000]), "b_offsets": torch.tensor([0, 3, 500, 900])}
+    assert_same(ops.chamfer_distance, cloud(kind, 1000, 0), cloud(kind, 900, 1), **ends)
+
+
+def test_chamfer_gradients(generator):
+    a, b = torch.randn(800, 3, generator=generator), torch.randn(700, 3, generator=generator)
+    grads = []
+    for device in ("cpu", "cuda"):
+        first, second = a.to(device).requires_grad_(), b.to(device).requires_grad_()
+        d2_ab, d2_ba, *_ = ops.chamfer_distance(first, second)
+        (d2_ab.sqrt().sum() + d2_ba.sum()).backward()
+        grads.append((first.grad.cpu(), second.grad.cpu()))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-5)
+
+
+def test_boxes(generator):
+    low, high = torch.tensor([-9.0, -9, -1, 0.1, 0.1, 0.1, -9]), torch.tensor([9.0, 9, 1, 5, 3, 2, 9])
+    boxes = low + torch.rand(5000, 7, generator=generator) * (high - low)
+    xyz = torch.rand(20000, 3, generator=generator) * 20 - 10
+    assert_same(ops.points_in_boxes, xyz, boxes[:100])
+    assert_same(ops.points_in_boxes_mask, xyz, boxes[:100])
+    for function in (ops.box_overlap_bev, ops.box_iou_bev, ops.box_iou_3d):
+        torch.testing.assert_close(function(boxes[:300].cuda(), boxes.cuda()).cpu(), function(boxes[:300], boxes), rtol=1e-6, atol=1e-6)
+    scores = torch.rand(5000, generator=generator)
+    assert_same(lambda b, s: ops.nms_rotated(b, s, 0.2), boxes * torch.tensor([5.0, 5, 1, 1, 1, 1, 1]), scores)
+    assert_same(lambda b, s: ops.nms_rotated(b, s, 0.2, max_keep=40), boxes, scores)

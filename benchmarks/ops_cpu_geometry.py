@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,8 @@ def sampling_rows(points: Tensor) -> list[Row]:
             import open3d
 
             legacy = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(cloud.double().numpy()))
-            peers["open3d (legacy)"] = lambda legacy=legacy, count=count: legacy.farthest_point_down_sample(count)
-        rows += compare(f"furthest points {size} -> {count}", lambda c=cloud, o=offsets, k=count: ops.furthest_point_sample(c, o, k), peers)
+            peers["open3d (legacy)"] = partial(legacy.farthest_point_down_sample, count)
+        rows += compare(f"furthest points {size} -> {count}", partial(ops.furthest_point_sample, cloud, offsets, count), peers)
     batch, offsets = subset(points, 8192).repeat(32, 1), torch.arange(33) * 8192
     rows += compare("furthest points 32 x (8192 -> 512)", lambda: ops.furthest_point_sample(batch, offsets, 512), {})
     return rows
@@ -102,7 +103,10 @@ def neighbour_rows(points: Tensor, threads: int) -> list[Row]:
         if has("scipy"):
             from scipy.spatial import cKDTree
 
-            peers["scipy cKDTree"] = lambda q=query, c=cloud, k=k: cKDTree(c.numpy()).query(q.numpy(), k, workers=threads)
+            def with_tree(q: Tensor = query, c: Tensor = cloud, k: int = k) -> object:
+                return cKDTree(c.numpy()).query(q.numpy(), k, workers=threads)
+
+            peers["scipy cKDTree"] = with_tree
         if has("open3d"):
             import open3d
 
@@ -112,7 +116,7 @@ def neighbour_rows(points: Tensor, threads: int) -> list[Row]:
                 return index.knn_search(open3d.core.Tensor(q.numpy()), k)
 
             peers["open3d nns"] = search
-        rows += compare(f"knn {label}", lambda q=query, c=cloud, k=k: ops.knn(q, c, k), peers)
+        rows += compare(f"knn {label}", partial(ops.knn, query, cloud, k), peers)
     query, cloud = subset(points, 15000, 1), points
     ball: dict[str, Run] = {}
     if has("scipy"):
@@ -188,7 +192,7 @@ def box_rows(points: Tensor) -> list[Row]:
                 return shapely.area(shapely.intersection(np.asarray(first)[i], np.asarray(second)[j]))
 
             peers["shapely STRtree"] = with_tree
-        rows += compare(f"box_iou_bev 500 x 500, {label}", lambda a=a, b=b: ops.box_iou_bev(a, b), peers)
+        rows += compare(f"box_iou_bev 500 x 500, {label}", partial(ops.box_iou_bev, a, b), peers)
     spread_boxes, scores = random_boxes(5000, 70.0, 2), torch.rand(5000, generator=torch.Generator().manual_seed(0))
     generator = np.random.default_rng(0)
     clustered = random_boxes(125, 70.0, 3)[torch.from_numpy(generator.integers(0, 125, 5000))]

@@ -10,7 +10,7 @@ from typing import Any
 from suite3d.recipes import find_recipe, resolve, run
 
 FOLDER = Path("runs/demo")
-PRETRAIN = "bev_contrast"
+PRETRAIN = "occupancy_mae"
 
 
 def demo(overrides: Sequence[str]) -> dict[str, Any]:

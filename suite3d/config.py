@@ -80,7 +80,7 @@ def load_config(schema: type[T], *, files: Sequence[Path] = (), overrides: Seque
             raise ConfigError(f"command line: expected key=value, got '{text}'")
         try:
             layers.append((f"command line: {text}", OmegaConf.from_dotlist([text])))
-        except (OmegaConfBaseException, ValueError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"command line: {text}: {' '.join(str(error).split())}") from error
     merged = base
     for origin, layer in layers:

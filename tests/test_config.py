@@ -18,6 +18,7 @@ from suite3d.engine.task import TrainConfig
         ("precision=fp8", "precision"),
         ("steps", "key=value"),
         ("optim.betas=3", "betas"),
+        ("optim={lr:[1]}", "command line"),
     ],
 )
 def test_bad_override_is_one_line_naming_the_key(override, says):

@@ -23,11 +23,12 @@ SST = [
     "encoder.kind=sst",
     "encoder.voxel_size=[0.32,0.32,4.0]",
     "encoder.sst.dim=32",
+    "encoder.sst.point_dims=[32,32]",
     "encoder.sst.heads=2",
     "encoder.sst.blocks=1",
     "encoder.sst.window=[8,8,1]",
 ]
-NECK = "detector.neck={layer_nums:[1],layer_strides:[1],num_filters:[16],upsample_strides:[1.0],num_upsample_filters:[16]}"
+NECK = "detector.neck={layer_nums: [1], layer_strides: [1], num_filters: [16], upsample_strides: [1.0], num_upsample_filters: [16]}"
 PRETRAIN = [recipe.name for recipe in RECIPES if recipe.stage == "pretrain"]
 
 

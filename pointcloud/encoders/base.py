@@ -12,6 +12,7 @@ Three stages with their seams open, because masked methods work at the seams:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -153,7 +154,7 @@ class LidarFeatures:
         return torch.cat(columns, dim=1)
 
 
-class LidarEncoder(nn.Module):
+class LidarEncoder(nn.Module, ABC):
     """Base of the LiDAR encoders.
 
     Attributes:
@@ -205,20 +206,21 @@ class LidarEncoder(nn.Module):
             "voxel_size": list(self.grid.voxel_size),
         }
 
+    @abstractmethod
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all weights afresh from ``generator`` (torch's default one if None)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decorate(self, voxels: Voxels) -> Tensor:
         """``(P, decorated_dim)`` input features of each point."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pool(self, decorated: Tensor, voxels: Voxels) -> Tensor:
         """``(P, decorated_dim)`` -> ``(V, embed_dim)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backbone(self, voxels: SparseTensor) -> LidarFeatures:
-        raise NotImplementedError
+        """Features at every level from the pooled voxel features."""
 
     def encode(self, voxels: Voxels) -> LidarFeatures:
         return self.backbone(voxels.sparse(self.pool(self.decorate(voxels), voxels)))

@@ -13,6 +13,7 @@ carry no bias except the two inside a residual block.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -119,9 +120,9 @@ class VoxelBackbone(LidarEncoder):
         self.bev_stride = 8
         initialise(self, generator)
 
+    @abstractmethod
     def build(self, width: float) -> tuple[int, ...]:
         """Create conv_input .. conv_out; returns the channels of the five levels."""
-        raise NotImplementedError
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         initialise(self, generator)

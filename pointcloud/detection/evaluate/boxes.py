@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from suite3d.pointcloud.detection.evaluate.overlap import box_ious
+from suite3d.pointcloud.detection.evaluate.table import aligned
 
 Float = NDArray[np.float64]
 METRICS = ("bev", "3d", "aph")
@@ -66,11 +67,7 @@ class BoxResult:
 
     def table(self) -> str:
         columns, rows = self.rows()
-        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-        lines = [
-            "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-            for row in [columns, *rows]
-        ]
+        lines = aligned(columns, rows, left=2)
         return "\n".join([*lines, f"{self.scans} scans, 40 recall positions"])
 
 

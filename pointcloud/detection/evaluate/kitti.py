@@ -16,6 +16,7 @@ from suite3d.pointcloud.data.kitti_labels import KittiLabels as KittiObjects
 from suite3d.pointcloud.data.kitti_labels import read_kitti_labels as read_kitti_objects
 from suite3d.pointcloud.detection.evaluate.kitti_matching import count_matches, recall_thresholds, true_positive_scores
 from suite3d.pointcloud.detection.evaluate.overlap import box_intersections
+from suite3d.pointcloud.detection.evaluate.table import aligned
 
 __all__ = ["DIFFICULTIES", "METRICS", "OFFICIAL_OVERLAP", "KittiObjects", "KittiResult", "evaluate_kitti", "read_kitti_objects"]
 
@@ -79,11 +80,7 @@ class KittiResult:
     def table(self) -> str:
         """The numbers as aligned text; says over how many objects each class was measured."""
         columns, rows = self.rows()
-        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-        lines = [
-            "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-            for row in [columns, *rows]
-        ]
+        lines = aligned(columns, rows, left=2)
         lines.append(
             f"{self.images} images; objects (easy/moderate/hard): "
             + ", ".join(f"{name} {'/'.join(map(str, counts))}" for name, counts in self.truths.items())

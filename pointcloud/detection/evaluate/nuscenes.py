@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from suite3d.pointcloud.detection.evaluate.nuscenes_format import CLASSES, MAX_BOXES_PER_SAMPLE, quaternions_to_rotations
+from suite3d.pointcloud.detection.evaluate.table import aligned
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -86,11 +87,7 @@ class NuScenesResult:
 
     def table(self) -> str:
         columns, rows = self.rows()
-        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-        lines = [
-            "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-            for row in [columns, *rows]
-        ]
+        lines = aligned(columns, rows)
         return "\n".join([*lines, f"NDS {100 * self.nd_score:.2f}, mAP {100 * self.mean_ap:.2f}; {self.detections} detections in range"])
 
 

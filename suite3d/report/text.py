@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from suite3d.report.curves import sparkline
 from suite3d.report.run import RunRecord, read_run
 
 WIDTH = 120
+FILE_WIDTH = 180
 
 
 def make_table(table: Mapping[str, Any], *, title: str = "") -> Table:
@@ -27,8 +29,9 @@ def make_table(table: Mapping[str, Any], *, title: str = "") -> Table:
 
 
 def print_table(table: Mapping[str, Any], *, title: str = "") -> None:
-    """Print ``{"columns": [...], "rows": [[...]]}``, as wide as the terminal."""
-    Console(markup=False, highlight=False).print(make_table(table, title=title))
+    """Print ``{"columns": [...], "rows": [[...]]}``, as wide as the terminal, or :data:`FILE_WIDTH` in a pipe or a log."""
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    Console(markup=False, highlight=False, width=width).print(make_table(table, title=title))
 
 
 def summarise(run_dir: str | Path, *, width: int = WIDTH) -> str:

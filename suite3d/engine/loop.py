@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from suite3d.engine.checkpoint import load_checkpoint, save_checkpoint
 from suite3d.engine.distributed import World
 from suite3d.engine.ema import WeightAverage
+from suite3d.engine.exact import deterministic_cpu
 from suite3d.engine.loader import LoadedBatch, StepBatches, first_readable, step_loader
 from suite3d.engine.norms import recalibrate_norms
 from suite3d.engine.optim import build_optimizer, clip_gradients, schedule, set_schedule
@@ -257,7 +258,8 @@ def run_task(task: Task, config: TrainConfig, *, path: Path, world: World, resol
     if trainer.step >= trainer.total and finished.exists():
         stored: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return {**stored, "report": str(path / "report.html")}
-    trainer.train()
+    with deterministic_cpu(world.device):
+        trainer.train()
     result: dict[str, Any] = {"steps": trainer.total, "encoder": str(path / "encoder.safetensors")}
     if world.main:
         if task.evaluate is not None:

@@ -48,6 +48,7 @@ class FinetuneRecipe(ABC):
         init_minimum: share of the encoder's parameters that must come in, else the run refuses to start.
         twin: ``scratch`` also trains the same model without ``init`` on the same data, order and steps.
         seeds: runs per arm, with seeds ``train.seed``, ``train.seed + 1``, ...
+        jobs: of those runs, how many at a time, each in its own process with its share of the threads (one device serves all of them).
         labels: share of the labels, by whole sequences, nested and hashed: ``5%``, ``0.05``, ``100%``.
         label_draw: which of the independent draws.
         classes: what to detect.
@@ -64,6 +65,7 @@ class FinetuneRecipe(ABC):
     init_minimum: float = 0.9
     twin: Literal["none", "scratch"] = "none"
     seeds: int = 1
+    jobs: int = 1
     labels: str = "100%"
     label_draw: int = 0
     classes: tuple[str, ...] = ("Car", "Pedestrian", "Cyclist")

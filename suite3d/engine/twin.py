@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
+
+import torch
 
 from suite3d.engine.distributed import World
 from suite3d.engine.files import write_json
@@ -16,7 +21,7 @@ def run_twins(config: Any, world: World) -> dict[str, Any]:
     """Train every arm on every seed and compare.
 
     Args:
-        config: a resolved fine-tuning recipe with ``init``, ``twin``, ``seeds``, ``train`` and ``run``.
+        config: a resolved fine-tuning recipe with ``init``, ``twin``, ``seeds``, ``jobs``, ``train`` and ``run``.
         world: this process among its peers.
 
     Returns:
@@ -28,21 +33,13 @@ def run_twins(config: Any, world: World) -> dict[str, Any]:
     if config.twin == "scratch" and not config.init:
         raise ValueError("twin=scratch compares with init=FILE, but init is empty: name the pretrained run or encoder file")
     arms = {"pretrained" if config.init else "scratch": config.init} | ({"scratch": ""} if config.twin == "scratch" else {})
+    runs = [(arm, _single(config, arm, init, number)) for number in range(config.seeds) for arm, init in arms.items()]
     scores: dict[str, dict[str, list[float]]] = {}
     primary = ""
-    for number in range(config.seeds):
-        for arm, init in arms.items():
-            single = copy.deepcopy(config)
-            single.init, single.twin, single.seeds = init, "none", 1
-            single.train.seed = config.train.seed + number
-            single.run.dir = config.run.dir / arm / f"seed{single.train.seed}"
-            if world.main:
-                print(f"--- {arm}, seed {single.train.seed}: {single.run.dir}")
-            seed_everything(single.train.seed)
-            result = run_task(single.task(), single.train, path=single.run.dir, world=world, resolved=single)
-            primary = result.get("primary", primary)
-            for metric, value in result.get("metrics", {}).items():
-                scores.setdefault(arm, {}).setdefault(metric, []).append(value)
+    for (arm, _), result in zip(runs, _results([single for _, single in runs], config.jobs, world), strict=True):
+        primary = result.get("primary", primary)
+        for metric, value in result.get("metrics", {}).items():
+            scores.setdefault(arm, {}).setdefault(metric, []).append(value)
     outcome = compare(scores, primary)
     if world.main:
         outcome["labels"] = getattr(config, "labels", "100%")
@@ -52,6 +49,33 @@ def run_twins(config: Any, world: World) -> dict[str, Any]:
         outcome["report"] = str(write_report(config.run.dir))
     world.barrier()
     return outcome
+
+
+def _single(config: Any, arm: str, init: str, number: int) -> Any:
+    """The recipe of one arm and seed."""
+    single = copy.deepcopy(config)
+    single.init, single.twin, single.seeds, single.jobs = init, "none", 1, 1
+    single.train.seed = config.train.seed + number
+    single.run.dir = config.run.dir / arm / f"seed{single.train.seed}"
+    return single
+
+
+def _results(singles: list[Any], jobs: int, world: World) -> Iterator[dict[str, Any]]:
+    """Results in order; ``jobs`` runs at a time in processes that share out the threads, one after the other under torchrun."""
+    if jobs <= 1 or world.size > 1:
+        for single in singles:
+            yield _train(single, world)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        yield from pool.map(_train, singles, [world] * len(singles))
+
+
+def _train(single: Any, world: World) -> dict[str, Any]:
+    if world.main:
+        print(f"--- {single.run.dir}", flush=True)
+    seed_everything(single.train.seed)
+    return run_task(single.task(), single.train, path=single.run.dir, world=world, resolved=single)
 
 
 def compare(scores: dict[str, dict[str, list[float]]], primary: str) -> dict[str, Any]:

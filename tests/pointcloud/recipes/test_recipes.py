@@ -84,8 +84,8 @@ def finetune(run: Path, *extra: str) -> int:
     return main(["finetune", "centerpoint", *STREET, *LOOP, *VOXELS, NECK, *small, f"run.dir={run}", *extra])
 
 
-def test_twin_over_seeds_prints_the_paired_difference(pretrained, tmp_path, capsys):
-    assert finetune(tmp_path / "twin", f"init={pretrained}", "twin=scratch", "seeds=2", "labels=34%") == 0
+def test_twin_over_seeds_prints_the_paired_difference(pretrained, tmp_path, capfd):
+    assert finetune(tmp_path / "twin", f"init={pretrained}", "twin=scratch", "seeds=2", "jobs=2", "labels=34%") == 0
     result = json.loads((tmp_path / "twin/result.json").read_text())
     assert set(result["metrics"]) == {"pretrained", "scratch"}
     assert all(len(values) == 2 for arm in result["metrics"].values() for values in arm.values())
@@ -96,7 +96,7 @@ def test_twin_over_seeds_prints_the_paired_difference(pretrained, tmp_path, caps
     hashes = {json.loads((arm / "provenance.json").read_text())["label hash"] for arm in arms}
     assert len(hashes) == 1, "both arms see the same labels"
     assert json.loads((arms[0] / "load.json").read_text())
-    assert "weights from" in capsys.readouterr().out
+    assert "weights from" in capfd.readouterr().out
     assert (tmp_path / "twin/report.html").exists()
 
 

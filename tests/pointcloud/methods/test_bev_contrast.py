@@ -28,6 +28,9 @@ class HeightMap(LidarEncoder):
         super().__init__()
         self.grid = VoxelGrid(point_range=(-6.4, -6.4, -2.0, 6.4, 6.4, 2.8), voxel_size=(size, size, 4.8))
 
+    def reset_parameters(self, generator=None):
+        """Nothing to draw: there are no weights."""
+
     def decorate(self, voxels):
         z, i = voxels.xyz[:, 2:], voxels.feats
         return torch.cat([z, i, z * z, torch.ones_like(z)], dim=1)

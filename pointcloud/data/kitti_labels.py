@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from suite3d.engine.files import write_text
 from suite3d.pointcloud.data.kitti_calibration import KittiCalibration
 
 _NEAR = 0.1  # metres; box edges are cut here before projection
@@ -178,10 +179,7 @@ def write_kitti_results(
     for row, name in enumerate(labels.classes):
         numbers = [labels.alpha[row], *labels.boxes2d[row], *labels.sizes[row], *labels.centers[row], labels.rotation_y[row]]
         lines.append(f"{name} -1 -1 " + " ".join(f"{value:.4f}" for value in numbers) + f" {labels.scores[row]:.6f}\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines))
-    temporary.replace(path)
+    write_text(path, "".join(lines))
 
 
 def _wrap(angle: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from suite3d.engine.files import write_text
 from suite3d.report.curves import SCRIPT, chart
 from suite3d.report.run import RunRecord, Series, read_run
 
@@ -55,12 +55,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     record = read_run(Path(run_dir))
     target = record.path / "report.html"
-    temporary = record.path / f".report.html.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(render_report(record), encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(target, render_report(record))
     return target
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from suite3d.engine.files import write_atomically
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -42,10 +43,8 @@ def encode_png(image: NDArray[np.uint8], *, level: int = 6) -> bytes:
 
 def write_png(path: str | Path, image: NDArray[np.uint8], *, level: int = 6) -> None:
     """Write an image atomically (temporary name, then rename). See :func:`encode_png`."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(encode_png(image, level=level))
-    os.replace(temporary, target)
+    content = encode_png(image, level=level)
+    write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def _unfilter(kind: int, row: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:

@@ -56,6 +56,7 @@ def wheel_command() -> dict[str, Any]:
 
 setup(
     packages=packages(),
+    include_package_data=False,
     package_dir={**FOLDERS, "suite3d.configs": "configs"},
     package_data={
         "suite3d": ["py.typed", "report/*.html", "report/*.css", "report/*.js"],

@@ -1,24 +1,24 @@
 """Scans a second through the loader, and where a LiDAR training step spends its time.
 
-    python benchmarks/lidar.py [--root KITTI] [--steps 10] [--json benchmarks/results/lidar.json]
+    python benchmarks/lidar.py [--root KITTI] [--steps 10] [--only NAME ...] [--json FILE]
 
-Without ``--root`` the data are the synthetic street world. The loader is timed with reading, augmentation and voxelisation, in one and
-in two workers; the steps with loading in this process, so that every part shows. Parts are exclusive times of the operators named
-below (torch.profiler, CPU self time); "loss and targets" is the head's loss or what the method does after its encoder.
+Without ``--root`` the data are the synthetic street world at the demo's size, each drive laid out before the clock starts (a run pays
+that once a drive). The loader is timed with reading, augmentation and voxelisation, in one and in two workers; the steps with loading in
+this process, so that every part shows, and then once more with one worker: "wait" is the share of a step in which the model stood still.
+Parts are exclusive times of the operators named below (torch.profiler, CPU self time); "loss and targets" is the head's loss.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from machine import describe
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from suite3d.engine.files import write_json
@@ -26,7 +26,7 @@ from suite3d.engine.loader import StepBatches, step_loader
 from suite3d.engine.optim import build_optimizer
 from suite3d.engine.order import SampleOrder
 from suite3d.pointcloud.encoders.base import LidarEncoder
-from suite3d.recipes import find_recipe, resolve
+from suite3d.recipes import RECIPES, find_recipe, resolve
 
 PARTS = {
     "voxelise and maps": ("suite3d::dynamic_voxelize", "suite3d::submanifold_map", "suite3d::strided_map", "suite3d::inverse", "suite3d::scatter"),
@@ -43,6 +43,19 @@ PARTS = {
     ),
     "other geometry ops": ("suite3d::",),
 }
+
+
+STREET = {
+    **{name: ["config=demo"] for name in ("mv_jar", "voxel_mae", "occupancy_mae", "bev_contrast", "prc")},
+    "second": ["config=demo", "config=second_small"],
+    "centerpoint": ["config=demo", "config=demo_finetune"],
+}
+KITTI = {
+    "mv_jar": ["config=kitti", "config=kitti_small"],
+    "occupancy_mae": ["config=kitti", "config=kitti_small"],
+    "second": ["config=kitti", "config=kitti_small"],
+}
+"""Recipes and their settings by data."""
 
 
 class Voxelised:
@@ -64,35 +77,42 @@ class Voxelised:
         return batch
 
 
-def loader_rate(config: Any, *, workers: int, batches: int) -> float:
+def warm(source: Any) -> None:
+    """Read one scan of every sequence, so that no street drive is laid out while the clock runs."""
+    dataset = source.dataset
+    seen: set[str] = set()
+    for index in range(len(dataset)):
+        if dataset.sequence(index) not in seen:
+            seen.add(dataset.sequence(index))
+            dataset.frame(index)
+
+
+def loader_rate(task: Any, *, size: int, workers: int, batches: int) -> float:
     """Scans a second."""
-    task = config.task()
-    size = config.train.batch_size
     steps = StepBatches(Voxelised(task.train, task.model.encoder), SampleOrder(len(task.train), 0), micro_batch=size)
-    loader = step_loader(steps, first=0, last=batches + 4, workers=workers, pin=False)
+    loader = step_loader(steps, first=0, last=batches + 8, workers=workers, pin=False)
     for _ in range(4):
         next(loader)
     start = time.perf_counter()
     for _ in range(batches):
         next(loader)
-    return batches * size / (time.perf_counter() - start)
+    return round(batches * size / (time.perf_counter() - start), 1)
 
 
-def step_parts(config: Any, *, steps: int) -> dict[str, Any]:
+def step_parts(task: Any, optim: Any, *, size: int, steps: int) -> dict[str, Any]:
     """Median step time in seconds and the share of each part."""
-    task = config.task()
-    model, optimizer = task.model.train(), None
-    optimizer = build_optimizer(model, config.train.optim)
+    model = task.model.train()
+    optimizer = build_optimizer(model, optim)
     head = getattr(model, "head", None)
     if head is not None:
         head.loss = _recorded("loss and targets", head.loss)
-    batches = StepBatches(task.train, SampleOrder(len(task.train), 0), micro_batch=config.train.batch_size)
-    times = []
+    batches = StepBatches(task.train, SampleOrder(len(task.train), 0), micro_batch=size)
+    times: list[float] = []
 
-    def one(number: int) -> None:
+    def one(load: Callable[[], Any]) -> None:
         start = time.perf_counter()
         with record_function("data"):
-            batch = batches[number].batch
+            batch = load()
         model(batch).loss.backward()
         with record_function("optimiser"):
             optimizer.step()
@@ -100,12 +120,28 @@ def step_parts(config: Any, *, steps: int) -> dict[str, Any]:
         times.append(time.perf_counter() - start)
 
     for number in range(3):
-        one(number)
+        one(lambda number=number: batches[number].batch)  # type: ignore[misc]
     times.clear()
     with profile(activities=[ProfilerActivity.CPU]) as trace:
         for number in range(3, 3 + steps):
-            one(number)
-    return {"step seconds": statistics.median(times), "shares": _shares(trace, sum(times))}
+            one(lambda number=number: batches[number].batch)  # type: ignore[misc]
+    row = {"steps/s": round(1 / statistics.median(times), 3), "shares": _shares(trace, sum(times))}
+    waits = [0.0]
+
+    def waited() -> Any:
+        start = time.perf_counter()
+        batch = next(loader).batch
+        waits.append(time.perf_counter() - start)
+        return batch
+
+    loader = step_loader(batches, first=0, last=steps + 3, workers=1, pin=False)
+    for _ in range(3):
+        one(waited)
+    times.clear()
+    waits.clear()
+    for _ in range(steps):
+        one(waited)
+    return row | {"steps/s with one worker": round(1 / statistics.median(times), 3), "wait with one worker": round(sum(waits) / sum(times), 3)}
 
 
 def _recorded(name: str, function: Any) -> Any:
@@ -136,25 +172,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data = [f"data.root={arguments.root}", "config=kitti"] if arguments.root else ["config=demo"]
-    runs = {"mv_jar": "pretrain", "occupancy_mae": "pretrain", "bev_contrast": "pretrain", "second" if arguments.root else "centerpoint": "finetune"}
-    if arguments.root:
-        runs.pop("bev_contrast")
-    results: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "data": arguments.root or "street world (synthetic), configs/demo.yaml",
-    }
-    print(results)
-    for name, stage in runs.items():
-        extra = [] if arguments.root or stage == "pretrain" else ["config=demo_finetune"]
-        config = resolve(find_recipe(name, stage), [*data, *extra, "train.batch_size=4", "train.probe_every=0"])
-        row: dict[str, Any] = {f"scans/s, {workers} workers": loader_rate(config, workers=workers, batches=10) for workers in (1, 2)}
-        row |= step_parts(config, steps=arguments.steps)
-        results[name] = row
-        print(name, json.dumps(row, indent=1), flush=True)
+    size = 4
+    results: dict[str, Any] = {**describe(), "data": arguments.root or "street world (synthetic), configs/demo.yaml, warm", "batch": size}
+    print(json.dumps(results, indent=1))
+    for name, settings in (KITTI if arguments.root else STREET).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        data = [f"data.root={arguments.root}"] if arguments.root else []
+        stage = next(recipe.stage for recipe in RECIPES if recipe.name == name)
+        config = resolve(find_recipe(name, stage), [*data, *settings, f"train.batch_size={size}", "train.probe_every=0"])
+        config.twin = "none"
+        task = config.task()
+        warm(task.train)
+        row: dict[str, Any] = {
+            f"scans/s, {workers} worker{'s' * (workers > 1)}": loader_rate(task, size=size, workers=workers, batches=max(10, arguments.steps))
+            for workers in (1, 2)
+        }
+        results[name] = row | step_parts(task, config.train.optim, size=size, steps=arguments.steps)
+        print(name, json.dumps(results[name], indent=1), flush=True)
     if arguments.json:
         write_json(arguments.json, results)
 

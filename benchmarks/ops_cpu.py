@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +22,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from machine import describe  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
 
@@ -144,14 +145,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     points, source = scan()
-    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads"
-    print(f"{machine}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
+    machine = describe()
+    print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms, medians':38s} {'ours':>9s} {'reference':>10s} {'ratio':>7s} {'peer':>9s} {'ratio':>7s}")
     rows = voxel_rows(points) + convolution_rows(points, options.channels)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu.json"
         target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps({"machine": machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+        target.write_text(json.dumps({**machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

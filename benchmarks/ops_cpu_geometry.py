@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from machine import describe  # noqa: E402
 from ops_cpu import scan  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
@@ -212,14 +212,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     points, source = scan()
     points = points[:, :3].contiguous()
-    machine = f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} threads"
-    print(f"{machine}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
+    machine = describe()
+    print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
     rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
         target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps({"machine": machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+        target.write_text(json.dumps({**machine, "scan": source, "rows": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+
+from machine import describe
 
 from suite3d.pointcloud.data.street import StreetConfig, StreetWorld
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    machine = describe()
     start = time.perf_counter()
     StreetWorld(FULL).frame(0)
     rows = {"first frame, import excluded (s)": time.perf_counter() - start}
@@ -69,12 +70,11 @@ def main() -> None:
     rows["layout of a drive of 20 frames (s)"] = _median_seconds([lambda k=k: world.drive(k) for k in range(4)])
     world.image(0)
     rows["picture of 1242 x 375 (s)"] = _median_seconds([lambda k=k: world.image(20 * k) for k in range(4)])
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(machine)
+    print(json.dumps(machine, indent=1))
     for name, value in rows.items():
         print(f"{name:45s} {value:8.3f}")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, **rows}, indent=1))
+        options.json.write_text(json.dumps({**machine, **rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,51 +1,18 @@
-"""Mask samplers: which tokens a masked method hides.
+"""Masks of jagged token sets, one set a sample: ``offsets (B + 1,) int64``, sample b owns rows ``offsets[b]:offsets[b + 1]``.
 
-Tokens come as jagged sets, one a sample: ``offsets (B + 1,) int64``, sample b owns rows ``offsets[b]:offsets[b + 1]`` (a dense
-grid is the case of equal lengths: reshape). Every sampler returns a bool per token, ``True`` = hidden, and hides a fixed number
-of tokens of each sample, :func:`hidden_count`, so that the visible gather has a known size.
-
-The randomness of sample b comes from its own ``torch.Generator``, on the CPU, so masks do not depend on the device, on the rest
-of the batch or on the number of ranks.
+Every sampler returns a bool per token, ``True`` = hidden, and hides a fixed number of tokens of each sample, :func:`hidden_count`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from suite3d.masking.streams import Generators, hidden_count
 from suite3d.ops import furthest_point_sample
-
-Generators = Sequence[torch.Generator]
-
-
-def sub_generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """Generator of one named stream of a sample's randomness; different purposes or seeds give unrelated streams."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def generators_of(seeds: Sequence[int], purpose: str) -> list[torch.Generator]:
-    """:func:`sub_generator` of every sample of a batch."""
-    return [sub_generator(seed, purpose) for seed in seeds]
-
-
-def hidden_count(tokens: int, ratio: float) -> int:
-    """Tokens to hide out of ``tokens``: ``ratio * tokens`` rounded half up, but at least one hidden and one kept.
-
-    A set of fewer than two tokens cannot be split; none of it is hidden.
-
-    Raises:
-        ValueError: a ratio that hides nothing (<= 0) or everything (>= 1).
-    """
-    if not 0.0 < ratio < 1.0:
-        raise ValueError(f"mask ratio must lie strictly between 0 (hides nothing) and 1 (hides everything), got {ratio}")
-    if tokens < 2:
-        return 0
-    return min(max(math.floor(ratio * tokens + 0.5), 1), tokens - 1)
 
 
 def random_mask(offsets: Tensor, ratio: float, generators: Generators) -> Tensor:

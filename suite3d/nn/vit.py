@@ -1,0 +1,311 @@
+"""The vision transformer of all masked and latent video methods; an image is a clip of one frame.
+
+    clip -> patches (visible ones only) -> linear embedding + positions -> blocks -> LayerNorm -> tokens
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; for video as Tong et al., "VideoMAE", NeurIPS 2022: no class token, patches of
+two frames. Parameters are named as in the VideoMAE files, so those load without a table of names.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from suite3d.nn.attention import Attention, CosineAttention, QKVBias, Rotation
+from suite3d.nn.patch_embed import PatchEmbed, as_size, patch_grid, patchify
+from suite3d.nn.positions import PositionKind, Positions, Rope, sincos_flat
+
+__all__ = ["Block", "MLP", "SwiGLU", "ViTConfig", "VisionTransformer", "initialise", "sincos_flat"]
+
+
+@dataclass(kw_only=True)
+class ViTConfig:
+    """Sizes of a vision transformer; the defaults are VideoMAE's ViT-B on 16 frames of 224 x 224.
+
+    Attributes:
+        dim, depth, heads, mlp_ratio: channels, blocks, attention heads, hidden channels of the feed-forward part over ``dim``.
+        clip: frames, height, width of the input.
+        patch: frames, height, width of a patch.
+        channels: channels of the input.
+        positions: ``sincos_flat`` (VideoMAE: over the flat index), ``sincos`` (three axes, V-JEPA), ``learned``, ``rope`` (three-axis
+            rotation), ``rope_tiled`` (as released with V-JEPA 2, see :class:`suite3d.nn.positions.Rope`), ``none``.
+        position_grid: tokens along (t, h, w) a fixed table is computed for before it is resampled to the grid of ``clip``; None = that grid.
+        qkv_bias: see :class:`suite3d.nn.attention.Attention`.
+        attention: ``dot`` or ``cosine``.
+        mlp: ``gelu`` or ``swiglu`` (DINOv2's ViT-g).
+        layer_scale: initial scale of each residual branch; 0 = none.
+        drop_path: probability to skip the last block's branches for a sample, growing linearly from 0 at the first.
+        class_token, registers: learned tokens before the grid.
+        final_norm: LayerNorm after the last block; off where a head pools and then normalises.
+        eps: of every LayerNorm.
+        checkpoint: recompute blocks in the backward pass instead of keeping their activations (ViT-L and larger).
+    """
+
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    clip: tuple[int, int, int] = (16, 224, 224)
+    patch: tuple[int, int, int] = (2, 16, 16)
+    channels: int = 3
+    positions: PositionKind = "sincos_flat"
+    position_grid: tuple[int, int, int] | None = None
+    qkv_bias: QKVBias = "qv"
+    attention: Literal["dot", "cosine"] = "dot"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
+    class_token: bool = False
+    registers: int = 0
+    final_norm: bool = True
+    eps: float = 1e-6
+    checkpoint: bool = False
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens along (t, h, w). Raises ValueError where ``clip`` is not a whole number of patches."""
+        return patch_grid(as_size(self.clip, "clip"), as_size(self.patch, "patch"))
+
+    @property
+    def hidden(self) -> int:
+        """Hidden channels of the feed-forward part; with ``swiglu`` two thirds of them, rounded up to a multiple of 8, as in DINOv2."""
+        hidden = round(self.dim * self.mlp_ratio)
+        return hidden if self.mlp == "gelu" else (int(hidden * 2 / 3) + 7) // 8 * 8
+
+
+class MLP(nn.Module):
+    """Linear, GELU (exact), linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """w3(silu(a) * b) with a, b the halves of w12(x) (Shazeer, "GLU Variants Improve Transformer", 2020; DINOv2's ViT-g)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """x * gamma, one learned factor a channel (Touvron et al., CaiT, 2021)."""
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Zero a residual branch for a random share of the samples, scale the others up (Huang et al., "Stochastic Depth", 2016)."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = 1 - self.probability
+        mask = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) < keep
+        return x * mask.to(x.dtype) / keep
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), x + mlp(norm(x)).
+
+    Args:
+        dim: channels.
+        heads: attention heads.
+        mlp_ratio: hidden channels of the feed-forward part over ``dim``.
+        qkv_bias: see :class:`suite3d.nn.attention.Attention`.
+        attention: self-attention to use instead of a plain one.
+        mlp: feed-forward part to use instead of linear, GELU, linear.
+        layer_scale: initial factor of the residual branches; 0 = none.
+        drop_path: probability to skip a residual branch for a sample while training.
+        eps: of the LayerNorms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: QKVBias = "qv",
+        attention: nn.Module | None = None,
+        mlp: nn.Module | None = None,
+        layer_scale: float = 0.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path expected a probability in [0, 1), got {drop_path}")
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = attention or Attention(dim, heads, qkv_bias=qkv_bias)
+        self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = mlp or MLP(dim, round(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """``(B, N, dim)`` -> ``(B, N, dim)``."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rotation)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """Clips, or their visible patches, to tokens.
+
+    Args:
+        config: sizes.
+        generator: source of the initial weights.
+
+    Attributes:
+        embed_dim: channels of a token.
+        grid: tokens along (t, h, w).
+        patch: frames, height, width of a patch.
+        num_heads: attention heads.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(self, config: ViTConfig, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_dim, self.num_heads = config.dim, config.heads
+        self.clip = as_size(config.clip, "clip")
+        self.patch = as_size(config.patch, "patch")
+        self.grid = config.grid
+        self.patch_embed = PatchEmbed(config.channels, config.dim, self.patch)
+        self.pos_embed, self.rope = _positions(config)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.dim)) if config.class_token else None
+        self.register_tokens = nn.Parameter(torch.empty(1, config.registers, config.dim)) if config.registers else None
+        self.num_prefix = int(config.class_token) + config.registers
+        rates = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(_block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps) if config.final_norm else nn.Identity()
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights afresh and compute the fixed tables."""
+        initialise(self, generator)
+        for token in (self.cls_token, self.register_tokens):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02, generator=generator)
+
+    def describe(self) -> dict[str, Any]:
+        """What a saved file must say so that the encoder can be built again."""
+        return {"class": type(self).__name__, "config": asdict(self.config), "grid": list(self.grid)}
+
+    def patchify(self, x: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` -> ``(B, N, C * t * p * p)``, values in the order (c, t, h, w)."""
+        return patchify(x, self.patch)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Normalised tokens of the grid.
+
+        Args:
+            x: ``(B, C, T, H, W)`` normalised pixels of the size in the config.
+            visible: ``(B, V)`` int64 token indices; the other patches are never embedded. None = all tokens.
+
+        Returns:
+            ``(B, V, dim)``, in the order of ``visible``, or ``(B, N, dim)``.
+        """
+        return self.encode(x, visible)[1]
+
+    def encode(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, with the class and register tokens: ``(B, P, dim)``, ``(B, V or N, dim)``."""
+        x, rotation = self.embed(x, visible)
+        for block in self.blocks:
+            x = checkpoint(block, x, rotation, use_reentrant=False) if self.config.checkpoint and self.training else block(x, rotation)
+        x = self.norm(x)
+        return x[:, : self.num_prefix], x[:, self.num_prefix :]
+
+    def embed(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Rotation | None]:
+        """Tokens before the first block, ``(B, P + V, dim)``, and the rotation of their queries and keys, if any."""
+        expected = (self.config.channels, *self.clip)
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(f"expected clips of (channels, frames, height, width) = {expected}, got {tuple(x.shape[1:])}: set clip= of the encoder")
+        tokens = self.patch_embed(x, visible)  # (B, V, dim)
+        if self.pos_embed is not None:
+            tokens = tokens + self.pos_embed(visible).to(tokens.dtype)
+        prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.register_tokens) if token is not None]
+        rotation = None if self.rope is None else self.rope(visible, prefix=self.num_prefix)
+        if prefix:
+            tokens = torch.cat([token.to(tokens.dtype) for token in prefix] + [tokens], dim=1)  # (B, P + V, dim)
+        return tokens, rotation
+
+
+def _positions(config: ViTConfig) -> tuple[Positions | None, Rope | None]:
+    kind, grid = config.positions, config.grid
+    source = None if config.position_grid is None else as_size(config.position_grid, "position_grid")
+    if kind in ("sincos_flat", "sincos", "learned"):
+        return Positions(kind, grid, config.dim, source_grid=source), None
+    if source is not None:
+        raise ValueError(f"position_grid expected None with positions='{kind}', which has no table, got {source}")
+    if kind == "none":
+        return None, None
+    return None, Rope(grid, config.dim // config.heads, tiled=kind == "rope_tiled")
+
+
+def _block(config: ViTConfig, drop_path: float) -> Block:
+    attention = CosineAttention if config.attention == "cosine" else Attention
+    mlp = SwiGLU if config.mlp == "swiglu" else MLP
+    return Block(
+        config.dim,
+        config.heads,
+        attention=attention(config.dim, config.heads, qkv_bias=config.qkv_bias),
+        mlp=mlp(config.dim, config.hidden),
+        layer_scale=config.layer_scale,
+        drop_path=drop_path,
+        eps=config.eps,
+    )
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Draw the weights of a transformer in place: Xavier-uniform linear layers with zero biases (the fused query-key-value weight as one),
+    LayerNorms 1 and 0, layer scales and temperatures at their start, patch embeddings and positions by their own rule, as VideoMAE."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, LayerScale):
+            nn.init.constant_(layer.gamma, layer.initial)
+        elif isinstance(layer, PatchEmbed | Positions):
+            layer.reset_parameters(generator)
+        elif isinstance(layer, Rope):
+            layer.reset_parameters()
+        elif isinstance(layer, Attention) and layer.q_bias is not None and layer.v_bias is not None:
+            nn.init.zeros_(layer.q_bias)
+            nn.init.zeros_(layer.v_bias)
+        if isinstance(layer, CosineAttention):
+            nn.init.constant_(layer.scale, math.log(10))

@@ -40,14 +40,14 @@ def run_source(path: Path, source: ToySource, steps: int = 12) -> dict[str, obje
         return run_task(Task(model=ToyMethod(), train=source), made.train, path=path, world=here, resolved=made)
 
 
-def child(path: Path, steps: int, *launcher: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, *launcher, str(ROOT / "tests/engine/toy.py"), str(path), str(steps)]
+def child(path: Path, steps: int, *launcher: str, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    command = [sys.executable, *launcher, str(ROOT / "tests/engine/toy.py"), str(path), str(steps), str(pause)]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
 
 
 def test_kill_and_rerun_gives_the_same_losses_to_the_bit(tmp_path):
     run(recipe(tmp_path / "whole", 300))
-    process = child(tmp_path / "cut", 300)
+    process = child(tmp_path / "cut", 300, pause=0.005)
     deadline = time.time() + 120
     while time.time() < deadline and not list((tmp_path / "cut/checkpoints").glob("step_*.pt")):
         time.sleep(0.005)
@@ -150,7 +150,7 @@ def test_accumulation_equals_the_large_batch(tmp_path):
 
 
 def test_two_gloo_processes_train_and_match_each_other_and_one(tmp_path):
-    process = child(tmp_path / "two", 12, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    process = child(tmp_path / "two", 12, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2")
     assert process.wait(timeout=180) == 0
     run(recipe(tmp_path / "one"))
     a, b = losses(tmp_path / "one"), losses(tmp_path / "two")

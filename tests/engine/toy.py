@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class ToyBatch:
 
 
 class ToySource:
-    """Noisy vectors; samples in ``broken`` raise, those in ``poison`` are NaN."""
+    """Noisy vectors; samples in ``broken`` raise, those in ``poison`` are NaN. ``pause``: seconds a read takes."""
+
+    pause = 0.0
 
     def __init__(self, length: int = 12, broken: tuple[int, ...] = (), poison: tuple[int, ...] = ()) -> None:
         self.length, self.broken, self.poison = length, broken, poison
@@ -38,6 +41,7 @@ class ToySource:
         return f"sample{index}"
 
     def get(self, index: int, rng: np.random.Generator) -> tuple[str, Any]:
+        time.sleep(self.pause)
         if index in self.broken:
             raise BadSample(self.name(index), "truncated")
         value = rng.standard_normal(8).astype(np.float32) + index
@@ -71,10 +75,11 @@ class ToyRecipe:
         return Task(model=ToyMethod(), train=ToySource(self.length), provenance={"labels": "none"})
 
 
-def main(path: str, steps: int) -> None:
+def main(path: str, steps: int, pause: float = 0.0) -> None:
     """Entry point of the killed and the distributed runs."""
     from suite3d.recipes import run
 
+    ToySource.pause = pause
     recipe = ToyRecipe()
     recipe.train.steps = steps
     recipe.run.dir = Path(path)
@@ -84,4 +89,4 @@ def main(path: str, steps: int) -> None:
 if __name__ == "__main__":
     import sys
 
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -53,6 +53,40 @@ def _in_shadow(x: float, y: float, z: float, casters: NDArray[np.float64], sun: 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _paint_ground(
+    fields: NDArray[np.float32], profile: NDArray[np.float64], site: NDArray[np.float64], wx: float, wy: float, weave: int, rgb: NDArray[np.float64]
+) -> float:
+    """Colour of the ground at a world position into ``rgb``; returns the grain of its surface."""
+    ground = surface(fields, profile, site[4], site[5], wx, wy)
+    if ground == ROAD:
+        rgb[:] = 0.33
+    elif ground == MARKING:
+        rgb[:] = 0.86
+    elif ground == SIDEWALK:
+        rgb[0], rgb[1], rgb[2] = 0.58, 0.56, 0.53
+    else:
+        rgb[0], rgb[1], rgb[2] = 0.30, 0.42, 0.18
+    return 0.16 * (uniform(weave, int(math.floor(wx * 12.0) + 1e6) * 4194304 + int(math.floor(wy * 12.0) + 1e6)) - 0.5)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _paint_wall(
+    x: float, y: float, z: float, pose: NDArray[np.float64], normal: NDArray[np.float32], texture: int, weave: int, rgb: NDArray[np.float64]
+) -> float:
+    """Windows of a wall into ``rgb`` where they are; returns the grain of its courses of bricks. x, y, z: the hit in the camera's frame."""
+    cos, sin = math.cos(pose[3]), math.sin(pose[3])
+    u, v, w = cos * (x - pose[0]) + sin * (y - pose[1]), cos * (y - pose[1]) - sin * (x - pose[0]), z - pose[2]
+    across = u if abs(normal[0] * sin - normal[1] * cos) > 0.7 else v
+    if texture == WINDOWS:
+        cell = (across + 400.0) % 2.6
+        floor = (w + 30.0) % 2.9
+        if 0.7 < cell < 1.9 and 0.3 < floor < 1.8 and w > 0.2 and abs(normal[2]) < 0.5:
+            rgb[0], rgb[1], rgb[2] = 0.20, 0.25, 0.31
+    course = math.floor(w / 0.3)
+    return 0.14 * (uniform(weave, int(math.floor(across / 0.6 + 0.5 * (course % 2)) + 1e6) * 4194304 + int(course + 1e6)) - 0.5)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shade(
     dirs: NDArray[np.float64],
     distance: NDArray[np.float64],
@@ -79,59 +113,39 @@ def _shade(
     rows = dirs.shape[1]
     cos, sin = math.cos(site[3]), math.sin(site[3])
     light = np.array([cos * sun[0] + sin * sun[1], cos * sun[1] - sin * sun[0], sun[2]])
-    rgb = np.empty(3)
+    rgb, sky = np.empty(3), np.empty(3)
+    mist = np.array([0.80, 0.86, 0.92])
     for c in range(start, stop):
         for r in range(rows):
             dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
             lift = min(max(dz * 2.2, 0.0), 1.0)
-            sky0, sky1, sky2 = 0.80 - 0.42 * lift, 0.86 - 0.28 * lift, 0.92 - 0.08 * lift
+            sky[0], sky[1], sky[2] = 0.80 - 0.42 * lift, 0.86 - 0.28 * lift, 0.92 - 0.08 * lift
             p, t = part[c, r], distance[c, r]
             if p == NOTHING:
-                rgb[0], rgb[1], rgb[2] = sky0, sky1, sky2
+                rgb[:] = sky
             else:
                 wx, wy = site[0] + t * (cos * dx - sin * dy), site[1] + t * (sin * dx + cos * dy)
                 wz = site[2] + t * dz
                 facing = normal[c, r, 0] * light[0] + normal[c, r, 1] * light[1] + normal[c, r, 2] * light[2]
                 grain = 0.0
                 if p == GROUND:
-                    grain = uniform(weave, int(math.floor(wx * 12.0) + 1e6) * 4194304 + int(math.floor(wy * 12.0) + 1e6)) - 0.5
-                    ground = surface(fields, profile, site[4], site[5], wx, wy)
-                    if ground == ROAD:
-                        rgb[:] = 0.33
-                    elif ground == MARKING:
-                        rgb[:] = 0.86
-                    elif ground == SIDEWALK:
-                        rgb[0], rgb[1], rgb[2] = 0.58, 0.56, 0.53
-                    else:
-                        rgb[0], rgb[1], rgb[2] = 0.30, 0.42, 0.18
-                    grain *= 0.16
+                    grain = _paint_ground(fields, profile, site, wx, wy, weave, rgb)
                 else:
                     rgb[:] = colour[p]
                     if kind[p] == LEAVES:
                         grain = 0.45 * (uniform(key, c * rows + r) - 0.5)
                     if texture[p] > 0:
-                        pose = poses[body[p]]
-                        lx, ly = t * dx - pose[0], t * dy - pose[1]
-                        bc, bs = math.cos(pose[3]), math.sin(pose[3])
-                        u, v, w = bc * lx + bs * ly, bc * ly - bs * lx, t * dz - pose[2]
-                        across = u if abs(normal[c, r, 0] * bs - normal[c, r, 1] * bc) > 0.7 else v
-                        if texture[p] == WINDOWS:
-                            cell = (across + 400.0) % 2.6
-                            floor = (w + 30.0) % 2.9
-                            if 0.7 < cell < 1.9 and 0.3 < floor < 1.8 and w > 0.2 and abs(normal[c, r, 2]) < 0.5:
-                                rgb[0], rgb[1], rgb[2] = 0.20, 0.25, 0.31
-                        course = math.floor(w / 0.3)
-                        grain = 0.14 * (uniform(weave, int(math.floor(across / 0.6 + 0.5 * (course % 2)) + 1e6) * 4194304 + int(course + 1e6)) - 0.5)
+                        grain = _paint_wall(t * dx, t * dy, t * dz, poses[body[p]], normal[c, r], texture[p], weave, rgb)
                     elif optics[p, 2] > 0.3:  # glass mirrors the sky
-                        rgb[0], rgb[1], rgb[2] = 0.6 * rgb[0] + 0.25 * sky0, 0.6 * rgb[1] + 0.25 * sky1, 0.6 * rgb[2] + 0.25 * sky2
+                        for k in range(3):
+                            rgb[k] = 0.6 * rgb[k] + 0.25 * sky[k]
                 lit = max(facing, 0.0)
                 if lit > 0.0 and t < 70.0 and _in_shadow(wx, wy, wz + 0.01, casters, sun) and (p == GROUND or kind[p] != LEAVES):
                     lit = 0.0
                 shade = 0.46 + 0.10 * normal[c, r, 2] + 0.52 * lit
                 haze = 1.0 - math.exp(-t / 260.0)
-                rgb[0] = (rgb[0] * (1.0 + grain) * shade) * (1 - haze) + 0.80 * haze
-                rgb[1] = (rgb[1] * (1.0 + grain) * shade) * (1 - haze) + 0.86 * haze
-                rgb[2] = (rgb[2] * (1.0 + grain) * shade) * (1 - haze) + 0.92 * haze
+                for k in range(3):
+                    rgb[k] = (rgb[k] * (1.0 + grain) * shade) * (1 - haze) + mist[k] * haze
             for k in range(3):
                 image[c, r, k] = int(min(max(rgb[k], 0.0), 1.0) ** 0.85 * 255.0)
 

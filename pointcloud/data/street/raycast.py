@@ -285,6 +285,83 @@ def _normal(kind: int, q: NDArray[np.float64], face: int, hx: float, hy: float, 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _meet_part(
+    dirs: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+    near: float,
+    kind: int,
+    placed: NDArray[np.float64],
+    passing: float,
+    p: int,
+    key: int,
+    start: int,
+    stop: int,
+    distance: NDArray[np.float64],
+    part: NDArray[np.int32],
+    faces: NDArray[np.int8],
+) -> None:
+    """Rays within the part's angular bounds that it stops earlier than what was met before; ``passing``: share of rays it lets through."""
+    columns, rows = dirs.shape[0], dirs.shape[1]
+    for wrap in range(0, 2 * columns, columns):
+        for c in range(max(bounds[0] - wrap, start), min(bounds[1] - wrap, stop - 1) + 1):
+            for r in range(bounds[2], bounds[3] + 1):
+                best = distance[c, r]
+                if best <= near:
+                    continue
+                dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
+                face = 0
+                if kind == BOX:
+                    t, face = _hit_box(placed, dx, dy, dz, best)
+                elif kind == CYLINDER:
+                    t, face = _hit_cylinder(placed, dx, dy, dz)
+                else:
+                    t, leave = _hit_ellipsoid(placed, dx, dy, dz)
+                    if kind == LEAVES and leave > 0.0 and t < best:
+                        t = max(t, 0.0) - placed[6] * math.log(uniform(key, (c * rows + r) * _STRIDE + p))
+                        if t > leave:
+                            t = np.inf
+                if 0.0 < t < best:
+                    if passing > 0.0 and uniform(key, (c * rows + r) * _STRIDE + p) < passing:
+                        continue
+                    distance[c, r], part[c, r] = t, p
+                    faces[c - start, r] = face
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _meet_ground(
+    dirs: NDArray[np.float64],
+    fields: NDArray[np.float32],
+    profile: NDArray[np.float64],
+    site: NDArray[np.float64],
+    distance: NDArray[np.float64],
+    part: NDArray[np.int32],
+    normal: NDArray[np.float32],
+) -> None:
+    """Rays of one column that the ground stops earlier than any part."""
+    rows = len(dirs)
+    cos, sin = math.cos(site[3]), math.sin(site[3])
+    rising = dirs[0, 2] <= dirs[rows - 1, 2]
+    clear = 0.0  # horizontal distance without ground; a higher ray of the same vertical plane cannot meet it earlier
+    for k in range(rows):
+        r = k if rising else rows - 1 - k
+        dx, dy, dz = dirs[r, 0], dirs[r, 1], dirs[r, 2]
+        wx, wy = cos * dx - sin * dy, sin * dx + cos * dy
+        flat = math.hypot(dx, dy)
+        if clear / flat >= distance[r]:
+            continue
+        t, free = _hit_ground(fields, profile, site, wx, wy, dz, clear / flat, distance[r])
+        clear = max(clear, free * flat - 1e-6)
+        if t < np.inf:
+            distance[r], part[r] = t, GROUND
+            x, y = site[0] + t * wx, site[1] + t * wy
+            here = height(fields, profile, site[4], site[5], x, y)
+            gx = (here - height(fields, profile, site[4], site[5], x + 0.05, y)) / 0.05
+            gy = (here - height(fields, profile, site[4], site[5], x, y + 0.05)) / 0.05
+            size = math.sqrt(gx * gx + gy * gy + 1.0)
+            normal[r, 0], normal[r, 1], normal[r, 2] = (cos * gx + sin * gy) / size, (cos * gy - sin * gx) / size, 1.0 / size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def cast(
     dirs: NDArray[np.float64],
     order: NDArray[np.int64],
@@ -319,61 +396,20 @@ def cast(
         part: ``(C, R)`` row of the part, or NOTHING or GROUND.
         normal: ``(C, R, 3)`` surface normal towards the viewer's side of the surface.
     """
-    columns, rows = dirs.shape[0], dirs.shape[1]
-    faces = np.zeros((stop - start, rows), dtype=np.int8)
     for c in range(start, stop):
-        for r in range(rows):
+        for r in range(dirs.shape[1]):
             distance[c, r], part[c, r] = max_range, NOTHING
+    faces = np.zeros((stop - start, dirs.shape[1]), dtype=np.int8)
     for p in order:
-        for wrap in range(0, 2 * columns, columns):
-            c0, c1 = max(bounds[p, 0] - wrap, start), min(bounds[p, 1] - wrap, stop - 1)
-            for c in range(c0, c1 + 1):
-                for r in range(bounds[p, 2], bounds[p, 3] + 1):
-                    best = distance[c, r]
-                    if best <= near[p, 0]:
-                        continue
-                    dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
-                    face = 0
-                    if kind[p] == BOX:
-                        t, face = _hit_box(placed[p], dx, dy, dz, best)
-                    elif kind[p] == CYLINDER:
-                        t, face = _hit_cylinder(placed[p], dx, dy, dz)
-                    else:
-                        t, leave = _hit_ellipsoid(placed[p], dx, dy, dz)
-                        if kind[p] == LEAVES and leave > 0.0 and t < best:
-                            t = max(t, 0.0) - placed[p, 6] * math.log(uniform(key, (c * rows + r) * _STRIDE + p))
-                            if t > leave:
-                                t = np.inf
-                    if 0.0 < t < best:
-                        if optics[p, 3] > 0.0 and uniform(key, (c * rows + r) * _STRIDE + p) < optics[p, 3]:
-                            continue
-                        distance[c, r], part[c, r] = t, p
-                        faces[c - start, r] = face
-    cos, sin = math.cos(site[3]), math.sin(site[3])
+        _meet_part(dirs, bounds[p], near[p, 0], kind[p], placed[p], optics[p, 3], p, key, start, stop, distance, part, faces)
     for c in range(start, stop):
-        rising = dirs[c, 0, 2] <= dirs[c, rows - 1, 2]
-        clear = 0.0  # horizontal distance without ground; a higher ray of the same vertical plane cannot meet it earlier
-        for k in range(rows):
-            r = k if rising else rows - 1 - k
-            dx, dy, dz = dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
-            wx, wy = cos * dx - sin * dy, sin * dx + cos * dy
-            flat = math.hypot(dx, dy)
-            t, free = np.inf, 0.0
-            if clear / flat < distance[c, r]:
-                t, free = _hit_ground(fields, profile, site, wx, wy, dz, clear / flat, distance[c, r])
-                clear = max(clear, free * flat - 1e-6)
-            if t < np.inf:
-                distance[c, r], part[c, r] = t, GROUND
-                x, y = site[0] + t * wx, site[1] + t * wy
-                here = height(fields, profile, site[4], site[5], x, y)
-                gx = (here - height(fields, profile, site[4], site[5], x + 0.05, y)) / 0.05
-                gy = (here - height(fields, profile, site[4], site[5], x, y + 0.05)) / 0.05
-                size = math.sqrt(gx * gx + gy * gy + 1.0)
-                normal[c, r, 0], normal[c, r, 1], normal[c, r, 2] = (cos * gx + sin * gy) / size, (cos * gy - sin * gx) / size, 1.0 / size
-            elif part[c, r] == NOTHING:
+        _meet_ground(dirs[c], fields, profile, site, distance[c], part[c], normal[c])
+        for r in range(dirs.shape[1]):
+            p = part[c, r]
+            if p == NOTHING:
                 distance[c, r] = np.inf
-            else:
-                t, p = distance[c, r], part[c, r]
+            elif p != GROUND:
+                t, dx, dy, dz = distance[c, r], dirs[c, r, 0], dirs[c, r, 1], dirs[c, r, 2]
                 nx, ny, nz = _normal(kind[p], placed[p], faces[c - start, r], t * dx, t * dy, t * dz)
                 normal[c, r, 0], normal[c, r, 1], normal[c, r, 2] = nx, ny, nz
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from suite3d.engine.files import write_atomically
 from suite3d.pointcloud.data.boxes import box_index, collide_bev
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.frame import Frame
@@ -125,12 +126,14 @@ class PasteDatabase:
             )
 
     def save(self, path: Path) -> None:
-        """Write one ``.npz`` (no pickles) under a temporary name, then rename."""
+        """Write one ``.npz`` without pickles; on any failure an older file stays whole."""
         about = {"channels": self.channels, "classes": self.classes, "frames": self.frames, "indices": self.indices, "skipped": self.skipped}
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, xyz=self.xyz, feats=self.feats, offsets=self.offsets, boxes=self.boxes, about=np.array(json.dumps(about)))
-        temporary.replace(path)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez(file, xyz=self.xyz, feats=self.feats, offsets=self.offsets, boxes=self.boxes, about=np.array(json.dumps(about)))
+
+        write_atomically(path, write)
 
     @classmethod
     def load(cls, path: Path) -> PasteDatabase:

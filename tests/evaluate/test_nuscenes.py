@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from suite3d.pointcloud.data.poses import quaternion_matrix
 from suite3d.pointcloud.detection.evaluate.nuscenes import evaluate_nuscenes
 from suite3d.pointcloud.detection.evaluate.nuscenes_format import (
     lidar_boxes_to_nuscenes,
-    quaternions_to_rotations,
     rotation_to_quaternion,
     write_nuscenes_results,
 )
@@ -124,17 +124,17 @@ def test_quaternions_go_there_and_back():
     rng = np.random.default_rng(0)
     quaternions = rng.normal(size=(200, 4))
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
-    rotations = quaternions_to_rotations(quaternions)
+    rotations = quaternion_matrix(quaternions)
     np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (200, 1, 1)), atol=1e-12)
     for quaternion, rotation in zip(quaternions, rotations, strict=True):
         np.testing.assert_allclose(rotation_to_quaternion(rotation), quaternion * np.sign(quaternion[0]), atol=1e-9)
-    half_turns = quaternions_to_rotations([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(quaternions_to_rotations([rotation_to_quaternion(r) for r in half_turns]), half_turns, atol=1e-12)
+    half_turns = quaternion_matrix([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(quaternion_matrix([rotation_to_quaternion(r) for r in half_turns]), half_turns, atol=1e-12)
 
 
 def test_lidar_boxes_written_and_evaluated_are_perfect(tmp_path):
     rng = np.random.default_rng(3)
-    turn = quaternions_to_rotations([[0.7, 0.02, -0.01, 0.71]])[0]
+    turn = quaternion_matrix([[0.7, 0.02, -0.01, 0.71]])[0]
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = turn, [700, 1800, 1]
     boxes = np.concatenate(

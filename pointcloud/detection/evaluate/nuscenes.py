@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from suite3d.pointcloud.detection.evaluate.nuscenes_format import CLASSES, MAX_BOXES_PER_SAMPLE, quaternions_to_rotations
+from suite3d.pointcloud.data.poses import quaternion_matrix
+from suite3d.pointcloud.detection.evaluate.nuscenes_format import CLASSES, MAX_BOXES_PER_SAMPLE
 from suite3d.pointcloud.detection.evaluate.table import aligned
 
 Float = NDArray[np.float64]
@@ -171,7 +172,7 @@ def evaluate_nuscenes(
 def _gather(entries: Entries, tokens: Sequence[str]) -> _Boxes:
     flat = [(row, entry) for row, token in enumerate(tokens) for entry in entries[token]]
     column = lambda key, width, missing: np.array([entry.get(key, missing) for _, entry in flat], dtype=np.float64).reshape(len(flat), *width)  # noqa: E731
-    forward = quaternions_to_rotations(column("rotation", (4,), None))[:, :, 0] if flat else np.zeros((0, 3))
+    forward = quaternion_matrix(column("rotation", (4,), None))[:, :, 0] if flat else np.zeros((0, 3))
     return _Boxes(
         sample=np.array([row for row, _ in flat], dtype=np.int64),
         name=np.array([entry["detection_name"] for _, entry in flat], dtype=object),
@@ -193,9 +194,7 @@ def _racks(ground_truth: Entries, tokens: Sequence[str]) -> dict[int, list[tuple
             if entry["detection_name"] == BICYCLE_RACK:
                 width, length, height = entry["size"]
                 half = 0.5 * np.array([length, width, height])
-                racks.setdefault(row, []).append(
-                    (np.asarray(entry["translation"], dtype=np.float64), quaternions_to_rotations(entry["rotation"])[0], half)
-                )
+                racks.setdefault(row, []).append((np.asarray(entry["translation"], dtype=np.float64), quaternion_matrix(entry["rotation"]), half))
     return racks
 
 

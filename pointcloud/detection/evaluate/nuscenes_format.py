@@ -7,13 +7,14 @@ Format: nuScenes detection task, results format (nuscenes.org/object-detection).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from suite3d.engine.files import write_text
 
 Array = NDArray[np.float64]
 
@@ -113,11 +114,7 @@ def write_nuscenes_results(
                     f"sample {token}: an entry lacks {missing}" if missing else f"sample {token}: an entry carries the token {entry['sample_token']}"
                 )
     meta = {"use_camera": use_camera, "use_lidar": use_lidar, "use_radar": use_radar, "use_map": use_map, "use_external": use_external}
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        json.dump({"meta": meta, "results": {token: list(entries) for token, entries in results.items()}}, file, allow_nan=False)
-    temporary.replace(target)
+    write_text(Path(path), json.dumps({"meta": meta, "results": {token: list(entries) for token, entries in results.items()}}, allow_nan=False))
 
 
 def rotation_to_quaternion(matrix: ArrayLike) -> Array:
@@ -137,15 +134,3 @@ def rotation_to_quaternion(matrix: ArrayLike) -> Array:
         q[1 + k] = m[k, i] + m[i, k]
     q /= np.linalg.norm(q)
     return -q if q[0] < 0 else q
-
-
-def quaternions_to_rotations(quaternions: ArrayLike) -> Array:
-    """``(N, 4)`` (w, x, y, z), any length but zero -> ``(N, 3, 3)``."""
-    q = np.asarray(quaternions, dtype=np.float64).reshape(-1, 4)
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), 2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,8 @@ MINI_SPLITS = {
     "mini_train": ("scene-0061", "scene-0553", "scene-0655", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100"),
     "mini_val": ("scene-0103", "scene-0916"),
 }
+_VAL_SCENES = "3 12-18 35-39 92-110 221 268-278 329-346 519-524 552-565 625-638 770-784 794-802 904-931 962-972 1059-1073"
+"""Numbers of the official validation scenes of v1.0-trainval (150 of 850; numbers between that were never released do not matter)."""
 _VAL_SHARE = 0.15
 _EGO_RADIUS = 1.0
 
@@ -57,9 +60,9 @@ class NuScenes(FrameDataset):
     Args:
         root: folder that holds ``version`` and ``samples``.
         version: "v1.0-mini", "v1.0-trainval", "v1.0-test", ...
-        split: "mini_train" / "mini_val" (built in); "all"; the path of a text file of scene names; a name in ``root/splits.json`` (an object
-            of split name -> list of scene names; the official train / val lists belong there) ; or else "train" / "val" by a hash of the
-            scene names (about 15 % val), which is NOT the official split and is said so in ``split_note``.
+        split: "train" / "val" (the official ones for v1.0-trainval), "mini_train" / "mini_val"; "all"; the path of a text file of scene
+            names; a name in ``root/splits.json`` (an object of split name -> list of scene names), which goes before the official ones. Any
+            other version is split by a hash of the scene names (about 15 % val). ``split_note`` says which it was.
         sweeps: recordings to accumulate, including the key frame.
         min_box_points: boxes with fewer LiDAR points are left out (0 keeps all).
         unknown_velocity: "zero" or "nan".
@@ -90,7 +93,7 @@ class NuScenes(FrameDataset):
             raise FileNotFoundError(f"{self.root}: no such folder")
         self.min_box_points, self.unknown_velocity = min_box_points, unknown_velocity
         frames = read_key_frames(self.root, version, sweeps=sweeps)
-        names, self.split_note = choose_scenes(self.root, split, scenes_of(frames))
+        names, self.split_note = choose_scenes(self.root, version, split, scenes_of(frames))
         self.frames = [frame for frame in frames if frame.scene in names]
         if not self.frames:
             raise ValueError(f"{self.root}: none of the {len(names)} scenes of split {split!r} is in {version}")
@@ -172,7 +175,12 @@ def lidar_boxes(boxes: BoxTable, to_key: NDArray[np.float64]) -> NDArray[np.floa
     return np.concatenate([centers, boxes.sizes, yaw[:, None], velocity[:, :2]], axis=1).astype(np.float32)
 
 
-def choose_scenes(root: Path, split: str, scenes: Sequence[str]) -> tuple[set[str], str]:
+def _official_val() -> set[int]:
+    spans = [span.split("-") for span in _VAL_SCENES.split()]
+    return {number for span in spans for number in range(int(span[0]), int(span[-1]) + 1)}
+
+
+def choose_scenes(root: Path, version: str, split: str, scenes: Sequence[str]) -> tuple[set[str], str]:
     """Scene names of a split and a sentence on where the split comes from. Raises ValueError for an unknown one."""
     if split == "all":
         return set(scenes), "every scene there is"
@@ -186,8 +194,11 @@ def choose_scenes(root: Path, split: str, scenes: Sequence[str]) -> tuple[set[st
         if split in table:
             return set(table[split]), f"{lists}"
         raise ValueError(f"split {split!r}: {lists} has {', '.join(table)}")
+    if split in ("train", "val") and version == "v1.0-trainval" and all(re.fullmatch(r"scene-\d{4}", name) for name in scenes):
+        val = {name for name in scenes if int(name[-4:]) in _official_val()}
+        return (val if split == "val" else set(scenes) - val), "official split"
     if split in ("train", "val"):
         val = {name for name in scenes if int(hashlib.sha256(f"suite3d nuscenes|{name}".encode()).hexdigest()[:8], 16) < _VAL_SHARE * 2**32}
-        note = f"hash of the scene names ({_VAL_SHARE:.0%} val), not the official split: put the official lists into {lists} for comparable numbers"
+        note = f"hash of the scene names ({_VAL_SHARE:.0%} val), not an official split: put lists of your own into {lists}"
         return (val if split == "val" else set(scenes) - val), note
     raise ValueError(f"split {split!r}: expected 'all', 'train', 'val', {', '.join(MINI_SPLITS)}, a list in {lists}, or a .txt file of scene names")

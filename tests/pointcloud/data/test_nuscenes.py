@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from suite3d.pointcloud.data.boxes import points_per_box
-from suite3d.pointcloud.data.nuscenes import NuScenes
+from suite3d.pointcloud.data.nuscenes import NuScenes, choose_scenes
 from suite3d.pointcloud.data.poses import quaternion_matrix, rigid
 from suite3d.source import BadSample
 
@@ -108,6 +108,16 @@ def test_boxes_velocities_and_filters(tmp_path: Path, landmarks: np.ndarray) -> 
     assert data.frame(0).track_ids.tolist() == data.frame(3).track_ids.tolist() and data.sequence(3) == "scene-0061"
 
 
+def test_official_split(tmp_path: Path) -> None:
+    scenes = [f"scene-{number:04d}" for number in range(1, 1111)]
+    train, _ = choose_scenes(tmp_path, "v1.0-trainval", "train", scenes)
+    val, note = choose_scenes(tmp_path, "v1.0-trainval", "val", scenes)
+    assert train == set(scenes) - val and note == "official split"
+    assert {"scene-0003", "scene-0103", "scene-0553", "scene-0916", "scene-1073"} <= val
+    assert {"scene-0001", "scene-0061", "scene-0655", "scene-0757", "scene-0796", "scene-1077", "scene-1094", "scene-1100"} <= train
+    assert "hash" in choose_scenes(tmp_path, "v1.0-trainval", "val", [*scenes, "street-0001"])[1]
+
+
 def test_unknown_velocity_and_hash_split(tmp_path: Path, landmarks: np.ndarray) -> None:
     scenes = {f"scene-{k:04d}": 1 for k in range(12)}
     root = make_root(tmp_path, scenes, landmarks=landmarks[:3])
@@ -115,7 +125,7 @@ def test_unknown_velocity_and_hash_split(tmp_path: Path, landmarks: np.ndarray) 
     assert (NuScenes(root, "v1.0-mini", "all").frame(0).boxes[0, 7:] == 0).all()
     train, val = (NuScenes(root, "v1.0-mini", split) for split in ("train", "val"))
     assert len(train) + len(val) == 12 and not set(train.by_sequence()) & set(val.by_sequence()) and len(val) >= 1
-    assert "not the official split" in train.split_note
+    assert "not an official split" in train.split_note
     (root / "splits.json").write_text(json.dumps({"train": ["scene-0003"], "mine": ["scene-0001"]}))
     assert list(NuScenes(root, "v1.0-mini", "mine").by_sequence()) == ["scene-0001"]
     assert list(NuScenes(root, "v1.0-mini", "train").by_sequence()) == ["scene-0003"]

@@ -43,6 +43,7 @@ class SelfDecoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_positions(positions, dim)
+        self.mlp_ratio = mlp_ratio
         self.encoder_to_decoder = nn.Linear(enc_dim, dim, bias=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = positions
@@ -111,6 +112,7 @@ class CrossDecoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_positions(positions, dim)
+        self.mlp_ratio = mlp_ratio
         self.encoder_to_decoder = nn.Linear(enc_dim, dim, bias=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = positions

@@ -19,7 +19,7 @@ class Output:
         features: ``(N, C)`` detached sample of the encoder's features for the collapse monitor and the
             online probe, or None when the method has none to offer at this step.
         visuals: called only when pictures are due; returns named pictures, each either a
-            ``(H, W, 3)`` uint8 array or a :class:`suite3d.report.bev.BevScene`.
+            ``(H, W, 3)`` uint8 array, ``(T, H, W, 3)`` uint8 frames of an animation, or a :class:`suite3d.report.bev.BevScene`.
     """
 
     loss: Tensor

@@ -31,19 +31,55 @@ def encode_png(image: NDArray[np.uint8], *, level: int = 6) -> bytes:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise ValueError(f"encode_png expected a non-empty (H, W, 3) or (H, W) uint8 image, got {image.shape} {image.dtype}")
     height, width = image.shape[:2]
-    flat = np.ascontiguousarray(image).reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", _pixel_data(image, level)) + _chunk(b"IEND", b"")
+
+
+def _pixel_data(image: NDArray[np.uint8], level: int) -> bytes:
+    """The compressed rows of an image, each with the filter "Sub": every byte minus the same channel of the pixel before."""
+    flat = np.ascontiguousarray(image).reshape(image.shape[0], -1)
     step = 3 if image.ndim == 3 else 1
-    rows = np.empty((height, 1 + flat.shape[1]), dtype=np.uint8)
-    rows[:, 0] = 1  # filter "Sub": each byte minus the same channel of the pixel before
+    rows = np.empty((len(flat), 1 + flat.shape[1]), dtype=np.uint8)
+    rows[:, 0] = 1
     rows[:, 1 : 1 + step] = flat[:, :step]
     rows[:, 1 + step :] = flat[:, step:] - flat[:, :-step]
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), level)) + _chunk(b"IEND", b"")
+    return zlib.compress(rows.tobytes(), level)
+
+
+def encode_animation(frames: NDArray[np.uint8], *, fps: float = 10.0, level: int = 6) -> bytes:
+    """Bytes of an animated PNG that plays for ever; a viewer that knows no animation shows the first frame.
+
+    Args:
+        frames: ``(T, H, W, 3)`` RGB or ``(T, H, W)`` grey, uint8.
+        fps: frames a second, above 0 and at most 1000.
+
+    Raises:
+        ValueError: another shape or dtype, or no frame.
+
+    Source: APNG specification (W3C PNG third edition, 2023): acTL, then fcTL + IDAT of the first frame and fcTL + fdAT of the others.
+    """
+    if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or (frames.ndim == 4 and frames.shape[3] != 3) or 0 in frames.shape:
+        raise ValueError(f"encode_animation expected (T, H, W, 3) or (T, H, W) uint8 frames, got {frames.shape} {frames.dtype}")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"encode_animation expected 0 < fps <= 1000, got {fps}")
+    height, width = frames.shape[1:3]
+    parts = [_SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2 if frames.ndim == 4 else 0, 0, 0, 0))]
+    parts.append(_chunk(b"acTL", struct.pack(">II", len(frames), 0)))
+    sequence = 0
+    for number, frame in enumerate(frames):
+        parts.append(_chunk(b"fcTL", struct.pack(">IIIIIHHBB", sequence, width, height, 0, 0, round(1000 / fps), 1000, 0, 0)))
+        sequence += 1
+        data = _pixel_data(frame, level)
+        if number:
+            data = struct.pack(">I", sequence) + data
+            sequence += 1
+        parts.append(_chunk(b"fdAT" if number else b"IDAT", data))
+    return b"".join([*parts, _chunk(b"IEND", b"")])
 
 
 def write_png(path: str | Path, image: NDArray[np.uint8], *, level: int = 6) -> None:
-    """Write an image atomically (temporary name, then rename). See :func:`encode_png`."""
-    content = encode_png(image, level=level)
+    """Write an image, or ``(T, H, W, 3)`` frames as an animation, atomically (temporary name, then rename). See :func:`encode_png`."""
+    content = encode_animation(image, level=level) if image.ndim == 4 else encode_png(image, level=level)
     write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
 
 

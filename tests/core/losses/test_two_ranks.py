@@ -22,6 +22,8 @@ NAMES = (
     "occupancy",
     "occupancy balanced",
     "smooth l1",
+    "token mse",
+    "token mse weighted",
 )
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from suite3d.losses.chamfer import chamfer_loss
 from suite3d.losses.info_nce import info_nce
+from suite3d.losses.masked_pixels import token_mse
 from suite3d.losses.occupancy import occupancy_loss
 from suite3d.losses.region_info_nce import point_level_region_loss, region_aware_point_loss
 from suite3d.losses.smooth_l1 import smooth_l1_loss
@@ -41,6 +42,8 @@ def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         "occupancy": occupancy_loss(queries, y > 0),
         "occupancy balanced": occupancy_loss(queries, y > 0.5, balanced=True),
         "smooth l1": smooth_l1_loss(queries, y, beta=0.5),
+        "token mse": token_mse(queries[:, None], y[:, None]),
+        "token mse weighted": token_mse(queries[:, None], y[:, None], weight=y[:, :1] > 0),
     }
 
 

@@ -1,0 +1,1 @@
+"""Clips: readers, lists, sources, procedural video."""

@@ -1,0 +1,130 @@
+"""Clips of the motion set, and the set as a class folder of mp4 files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suite3d.engine.files import write_json
+from suite3d.engine.order import stream_seed
+from suite3d.video.data.encode import write_video
+from suite3d.video.data.motion.kinds import KINDS, SPEEDS, drift
+from suite3d.video.data.motion.shapes import background, draw_look, render
+
+VERSION = 1
+"""Raised when the pictures change, so that old files are not taken for new ones."""
+MARK = "motion.json"
+
+
+@dataclass(kw_only=True)
+class MotionConfig:
+    """The motion set.
+
+    Attributes:
+        train, val: clips of each split.
+        frames: frames of each clip.
+        size: width and height, pixels, even.
+        shapes: fewest and most shapes in a clip; all of them move in the same way.
+        crf, gop: of the files, see :func:`suite3d.video.data.encode.write_video`.
+        seed: of everything.
+        folder: where the files are kept; empty = ``runs/data/motion-<hash of these settings>``.
+    """
+
+    train: int = 1152
+    val: int = 288
+    frames: int = 24
+    size: int = 64
+    shapes: tuple[int, int] = (3, 5)
+    crf: int = 12
+    gop: int = 12
+    seed: int = 0
+    folder: Path = Path("")
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.val, self.frames, self.shapes[0]) < 1 or self.shapes[0] > self.shapes[1]:
+            raise ValueError(f"the motion set expected at least one clip, frame and shape, got {self}")
+        if self.size < 16 or self.size % 2:
+            raise ValueError(f"the motion set expected an even size of at least 16 pixels, got {self.size}")
+
+
+def motion_clip(config: MotionConfig, split: str, index: int) -> tuple[NDArray[np.uint8], str]:
+    """``(frames, size, size, 3)`` uint8 and the class of clip ``index``: a pure function of the settings, the split and the index.
+
+    Looks, places and speeds come from streams that do not know the class; classes take turns, so they are balanced.
+    """
+    kind = list(KINDS)[index % len(KINDS)]
+    rng = np.random.default_rng(stream_seed("motion", config.seed, split, index))
+    ground = background(config.size, rng)
+    looks = [draw_look(rng) for _ in range(rng.integers(config.shapes[0], config.shapes[1] + 1))]
+    start = rng.uniform(0, 1, (len(looks), 4))
+    low, high = np.array(SPEEDS).T
+    speed = rng.uniform(low, high, (len(looks), 4))
+    return render(drift(kind, start, speed, config.frames), looks, ground), kind
+
+
+def write_motion(folder: Path, config: MotionConfig) -> Path:
+    """Write both splits as ``folder/{train,val}/<class>/<index>.mp4`` and return the folder.
+
+    The files appear under a temporary name and are renamed together, so several processes may ask for the same set at once.
+
+    Raises:
+        ValueError: the folder exists and holds something else.
+    """
+    wanted = _settings(config)
+    if folder.exists():
+        if _read_mark(folder) != wanted:
+            raise ValueError(f"{folder} holds something else than this motion set: name another folder, or remove it")
+        return folder
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        wanted_clips = [(split, index) for split, count in (("train", config.train), ("val", config.val)) for index in range(count)]
+        with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:  # numpy and x264 both let go of the interpreter lock
+            for _ in pool.map(lambda clip: _write_clip(partial, config, *clip), wanted_clips):
+                pass
+        write_json(partial / MARK, wanted)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if _read_mark(folder) != wanted:  # another process was first with something else
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _write_clip(folder: Path, config: MotionConfig, split: str, index: int) -> None:
+    frames, kind = motion_clip(config, split, index)
+    write_video(folder / split / kind / f"{index:06d}.mp4", frames, crf=config.crf, gop=config.gop)
+
+
+def motion_folder(config: MotionConfig) -> Path:
+    """Folder of this motion set, written if it is not there yet."""
+    if config.folder != Path(""):
+        return write_motion(config.folder, config)
+    digest = hashlib.blake2b(json.dumps(_settings(config), sort_keys=True).encode(), digest_size=5).hexdigest()
+    folder = Path("runs/data") / f"motion-{digest}"
+    if not folder.exists():
+        print(f"writing the motion set (synthetic, {config.train + config.val} clips) to {folder}", flush=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    return write_motion(folder, config)
+
+
+def _settings(config: MotionConfig) -> dict[str, object]:
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items() if key != "folder"}
+    return {"set": "motion", "version": VERSION, "kinds": list(KINDS), **values}
+
+
+def _read_mark(folder: Path) -> object:
+    try:
+        return json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.files import Points, load_points
 from suite3d.pointcloud.data.frame import Frame
-from suite3d.pointcloud.data.nuscenes_tables import BoxTable, read_key_frames, scenes_of
+from suite3d.pointcloud.data.nuscenes_cache import cached_key_frames
+from suite3d.pointcloud.data.nuscenes_tables import BoxTable, scenes_of
 from suite3d.pointcloud.data.poses import quaternion_matrix
 from suite3d.source import BadSample
 
@@ -92,7 +93,7 @@ class NuScenes(FrameDataset):
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root}: no such folder")
         self.min_box_points, self.unknown_velocity = min_box_points, unknown_velocity
-        frames = read_key_frames(self.root, version, sweeps=sweeps)
+        frames = cached_key_frames(self.root, version, sweeps=sweeps)
         names, self.split_note = choose_scenes(self.root, version, split, scenes_of(frames))
         self.frames = [frame for frame in frames if frame.scene in names]
         if not self.frames:

@@ -58,11 +58,11 @@ class BoxTable:
 
     def select(self, rows: Any) -> BoxTable:
         """Rows by slice, mask or index array."""
-        picked = {name: getattr(self, name)[rows] for name in _BOX_COLUMNS}
+        picked = {name: getattr(self, name)[rows] for name in BOX_COLUMNS}
         return replace(self, **picked)
 
 
-_BOX_COLUMNS = ("categories", "instances", "centers", "sizes", "rotations", "velocities", "points", "attributes")
+BOX_COLUMNS = ("categories", "instances", "centers", "sizes", "rotations", "velocities", "points", "attributes")
 
 
 @dataclass(frozen=True)

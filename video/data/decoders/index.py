@@ -98,9 +98,7 @@ def build_index(container: Any, stream: Any, path: object) -> FrameIndex:
     return _index_packets(np.array(times, dtype=np.int64), np.array(key), np.array(shown), stream.time_base, path)
 
 
-def _index_packets(
-    packet_pts: NDArray[np.int64], key: NDArray[np.bool_], shown: NDArray[np.bool_], time_base: Fraction, path: object
-) -> FrameIndex:
+def _index_packets(packet_pts: NDArray[np.int64], key: NDArray[np.bool_], shown: NDArray[np.bool_], time_base: Fraction, path: object) -> FrameIndex:
     keys = np.flatnonzero(key)
     if not len(keys):
         raise BadSample(path, "holds no key frame, so nothing can be decoded")

@@ -188,6 +188,7 @@ class VisionTransformer(nn.Module):
         grid: tokens along (t, h, w).
         patch: frames, height, width of a patch.
         num_heads: attention heads.
+        origin: where loaded weights are from and under which licence, None for weights of our own; kept with the weights.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -196,6 +197,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.origin: dict[str, Any] | None = None
         self.embed_dim, self.num_heads = config.dim, config.heads
         self.clip = as_size(config.clip, "clip")
         self.patch = as_size(config.patch, "patch")
@@ -219,7 +221,8 @@ class VisionTransformer(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a saved file must say so that the encoder can be built again."""
-        return {"class": type(self).__name__, "config": asdict(self.config), "grid": list(self.grid)}
+        origin = {} if self.origin is None else {"origin": self.origin}
+        return {"class": type(self).__name__, "config": asdict(self.config), "grid": list(self.grid), **origin}
 
     def patchify(self, x: Tensor) -> Tensor:
         """``(B, C, T, H, W)`` -> ``(B, N, C * t * p * p)``, values in the order (c, t, h, w)."""

@@ -36,12 +36,17 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """``(B, N, dim)`` -> ``(B, N, dim)``; ``rotation``: see :class:`suite3d.nn.positions.Rope`."""
+    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, dim)`` -> ``(B, N, dim)``.
+
+        Args:
+            rotation: see :class:`suite3d.nn.positions.Rope`.
+            mask: bool, broadcast to ``(B, heads, N, N)``: which keys a query may attend to; None = all. Padding is left out this way.
+        """
         q, k, v = self.split(x)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        x = self.attend(q, k, v)
+        x = self.attend(q, k, v, mask)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, dim)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,9 +58,9 @@ class Attention(nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, head_dim)
         return q, k, v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """softmax(q k^T / sqrt(head_dim)) v."""
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 class CosineAttention(Attention):
@@ -68,10 +73,10 @@ class CosineAttention(Attention):
         super().__init__(dim, heads, qkv_bias=qkv_bias)
         self.scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         temperature = self.scale.clamp(max=math.log(100)).exp()
         q = (F.normalize(q, dim=-1) * temperature).to(v.dtype)
-        return F.scaled_dot_product_attention(q, F.normalize(k, dim=-1).to(v.dtype), v, scale=1.0)
+        return F.scaled_dot_product_attention(q, F.normalize(k, dim=-1).to(v.dtype), v, attn_mask=mask, scale=1.0)
 
 
 class CrossAttention(nn.Module):

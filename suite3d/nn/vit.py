@@ -170,9 +170,9 @@ class Block(nn.Module):
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """``(B, N, dim)`` -> ``(B, N, dim)``."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rotation)))
+    def forward(self, x: Tensor, rotation: Rotation | None = None, mask: Tensor | None = None) -> Tensor:
+        """``(B, N, dim)`` -> ``(B, N, dim)``; ``rotation``, ``mask``: see :class:`suite3d.nn.attention.Attention`."""
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), rotation, mask)))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -228,23 +228,29 @@ class VisionTransformer(nn.Module):
         """``(B, C, T, H, W)`` -> ``(B, N, C * t * p * p)``, values in the order (c, t, h, w)."""
         return patchify(x, self.patch)
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         """Normalised tokens of the grid.
 
         Args:
             x: ``(B, C, T, H, W)`` normalised pixels of the size in the config.
             visible: ``(B, V)`` int64 token indices; the other patches are never embedded. None = all tokens.
+            valid: ``(B, V)`` bool, False where an entry of ``visible`` is padding (:func:`suite3d.masking.padded_indices`): no token attends to
+                it, and what comes back in its place means nothing. None = no padding.
 
         Returns:
             ``(B, V, dim)``, in the order of ``visible``, or ``(B, N, dim)``.
         """
-        return self.encode(x, visible)[1]
+        return self.encode(x, visible, valid)[1]
 
-    def encode(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, visible: Tensor | None = None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, with the class and register tokens: ``(B, P, dim)``, ``(B, V or N, dim)``."""
         x, rotation = self.embed(x, visible)
+        mask = None if valid is None else F.pad(valid, (self.num_prefix, 0), value=True)[:, None, None]  # (B, 1, 1, P + V)
         for block in self.blocks:
-            x = checkpoint(block, x, rotation, use_reentrant=False) if self.config.checkpoint and self.training else block(x, rotation)
+            if self.config.checkpoint and self.training:
+                x = checkpoint(block, x, rotation, mask, use_reentrant=False)
+            else:
+                x = block(x, rotation, mask)
         x = self.norm(x)
         return x[:, : self.num_prefix], x[:, self.num_prefix :]
 

@@ -29,8 +29,7 @@ class ToRgb:
             rgb = self._direct.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         else:
             rgb = self._through_graph(frame)
-        picture: NDArray[np.uint8] = rgb.to_ndarray()
-        return np.rot90(picture, round(frame.rotation / 90) % 4)
+        return np.rot90(np.asarray(rgb.to_ndarray(), dtype=np.uint8), round(frame.rotation / 90) % 4)
 
     def _through_graph(self, frame: Any) -> Any:
         """Deep colour: libavfilter's scaler, which rounds and dithers as torchcodec's does (the plain reformatter does not)."""

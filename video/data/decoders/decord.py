@@ -2,7 +2,8 @@
 
 decord bundles FFmpeg 4.1. Measured against PyAV 18 on ``shared/data/video``: equal to the bit on H.264, VP8 and VP9 in 8-bit 4:2:0 of even
 size; one grey level off on single pixels of MPEG-4 part 2 (another inverse cosine transform); up to 166 levels off on 10-bit and on odd
-sizes (another chroma interpolation); AV1 not at all. Only the first group is left to it.
+sizes (another chroma interpolation); AV1 not at all. It starts decoding at the wrong frame where groups of pictures are open (decord#194).
+Only the first group is left to it, with closed groups and no rotation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from suite3d.source import BadSample
 from suite3d.video.data.decoders.pyav import PyavReader
 
 _EXACT_CODECS = frozenset({"h264", "vp8", "vp9", "libvpx", "libvpx-vp9"})
@@ -49,7 +49,7 @@ class DecordReader(PyavReader):
     def _trusted(self) -> bool:
         even = self.coded_size[0] % 2 == 0 and self.coded_size[1] % 2 == 0
         exact = self.codec in _EXACT_CODECS and self.pixel_format in _EXACT_FORMATS
-        return even and exact and not self.index.counted and self.rotation() == 0
+        return even and exact and not self.index.counted and self.index.closed_groups and self.rotation() == 0
 
     def close(self) -> None:
         super().close()
@@ -60,6 +60,6 @@ class DecordReader(PyavReader):
             return super().read(frames)
         try:
             pictures: NDArray[np.uint8] = self._decoder.get_batch(frames.tolist()).asnumpy()
-        except (self._error, RuntimeError) as error:
-            raise BadSample(self.path, f"damaged: {str(error).splitlines()[0]}") from error
+        except (self._error, RuntimeError):  # PyAV tells whether it is damage
+            return super().read(frames)
         return pictures

@@ -56,6 +56,13 @@ class FrameIndex:
         return (len(self.pts) - 1) / span if span > 0 else 0.0
 
     @property
+    def closed_groups(self) -> bool:
+        """Nothing coded after a key frame is shown before it, so that each group decodes alone."""
+        keys = np.unique(self.start)
+        earliest_from = np.minimum.accumulate(self.packet_pts[::-1])[::-1]
+        return bool((earliest_from[keys] >= self.packet_pts[keys]).all())
+
+    @property
     def variable_frame_rate(self) -> bool:
         """Some gap differs from the median by more than 10 % and one unit of rounding on either side."""
         gaps = np.diff(self.pts)
@@ -93,7 +100,8 @@ def build_index(container: Any, stream: Any, path: object) -> FrameIndex:
         raise BadSample(path, f"truncated: its header promises {stream.frames} frames, it holds {len(pts)}")
     times = [value for value in pts if value is not None]
     visible = [value for value, show in zip(pts, shown) if show]
-    if len(times) < len(pts) or len(set(visible)) < len(visible):
+    unordered = container.format.name == "avi" and stream.codec_context.has_b_frames  # AVI keeps coding times only
+    if unordered or len(times) < len(pts) or len(set(visible)) < len(visible):
         return _count_frames(container, stream, path)
     return _index_packets(np.array(times, dtype=np.int64), np.array(key), np.array(shown), stream.time_base, path)
 

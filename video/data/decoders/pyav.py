@@ -8,6 +8,7 @@ wanted. Where key frames are dense this is one seek per frame, where they are sp
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,10 @@ class PyavReader:
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
         self.path = path
+        self._data = data
         self._container: Any = None
         try:
-            self._container = av.open(str(path) if data is None else io.BytesIO(data), metadata_errors="ignore")
-            self._stream = _video_stream(self._container, path)
-            self._stream.thread_type = "NONE"
-            self._stream.codec_context.thread_count = 1
+            self._open()
             self.index: FrameIndex = build_index(self._container, self._stream, path)
         except (av.FFmpegError, OSError) as error:
             self.close()
@@ -56,6 +55,15 @@ class PyavReader:
         self._to_rgb = ToRgb()
         self._packets: Iterator[Any] = iter(())
         self._next = -1  # coding position of the packet that comes next; -1 unknown
+        self._position = {pts: position for position, pts in enumerate(self.index.packet_pts.tolist())}
+
+    def _open(self) -> None:
+        self.close()
+        source = str(self.path) if self._data is None else io.BytesIO(self._data)
+        self._container = av.open(source, metadata_errors="ignore")
+        self._stream = _video_stream(self._container, self.path)
+        self._stream.thread_type = "NONE"
+        self._stream.codec_context.thread_count = 1
 
     def close(self) -> None:
         """Free the decoder and the file. PyAV keeps both until then."""
@@ -77,17 +85,15 @@ class PyavReader:
         """
         place = {int(frame): row for row, frame in enumerate(frames)}
         out: NDArray[np.uint8] | None = None
-        found = 0
         for number, frame in self._decode(frames):
             picture = self._to_rgb(frame)
             if out is None:
                 out = np.empty((len(frames), *picture.shape), dtype=np.uint8)
             if picture.shape != out.shape[1:]:
                 raise BadSample(self.path, f"frame size changes from {out.shape[1:3]} to {picture.shape[:2]} at frame {number}")
-            out[place[number]] = picture
-            found += 1
-        if out is None or found < len(frames):
-            raise BadSample(self.path, f"damaged: only {found} of {len(frames)} wanted frames decode")
+            out[place.pop(number)] = picture
+        if out is None or place:
+            raise BadSample(self.path, f"damaged: {len(place)} of {len(frames)} wanted frames do not decode, the first is frame {min(place)}")
         return out
 
     def _decode(self, frames: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
@@ -97,60 +103,65 @@ class PyavReader:
                 yield from self._decode_from_beginning(frames)
                 return
             starts = self.index.start[frames]
+            lost = set(frames.tolist())
             for start in np.unique(starts):
-                yield from self._decode_group(frames[starts == start], int(start))
+                for number, picture in self._decode_group(frames[starts == start], int(start)):
+                    lost.remove(number)
+                    yield number, picture
+            if lost and starts.max() > self.index.start[0]:
+                # A "key frame" from which decoding cannot begin (periodic intra refresh): take the long way round.
+                yield from self._decode_group(np.array(sorted(lost), dtype=np.int64), int(self.index.start[0]), drop=False)
         except (av.FFmpegError, OSError) as error:
             self._next = -1
             raise BadSample(self.path, f"damaged: {_reason(error)}") from error
 
-    def _decode_group(self, frames: NDArray[np.int64], start: int) -> Iterator[tuple[int, Any]]:
-        codec = self._stream.codec_context
+    def _decode_group(self, frames: NDArray[np.int64], start: int, *, drop: bool = True) -> Iterator[tuple[int, Any]]:
         wanted = {int(self.index.pts[frame]): int(frame) for frame in frames}
         last = int(self.index.packet[frames].max())
-        drop = "NONREF" if self.codec in _DROPS_UNREFERENCED else "DEFAULT"
+        unwanted = "NONREF" if drop and self.codec in _DROPS_UNREFERENCED else "DEFAULT"
         self._go_to(start)
-        for position in range(start, last + 1):
-            packet = next(self._packets)
-            self._next = position + 1
-            codec.skip_frame = "DEFAULT" if packet.pts in wanted else drop
+        codec = self._stream.codec_context
+        for _ in range(start, last + 1):
+            packet = self._take()
+            codec.skip_frame = "DEFAULT" if packet.pts in wanted else unwanted
             yield from self._wanted(codec.decode(packet), wanted)
         codec.skip_frame = "DEFAULT"
         yield from self._wanted(codec.decode(None), wanted)
 
     def _wanted(self, pictures: list[Any], wanted: dict[int, int]) -> Iterator[tuple[int, Any]]:
         for picture in pictures:
-            number = wanted.pop(picture.pts, None)
-            if number is not None:
-                if picture.is_corrupt:
-                    raise BadSample(self.path, f"damaged: frame {number} decodes with errors")
-                yield number, picture
+            if picture.pts in wanted and not picture.is_corrupt:
+                yield wanted.pop(picture.pts), picture
 
     def _go_to(self, position: int) -> None:
         """Make the packet at ``position`` (coding order) the next one, with an empty decoder."""
         self._stream.codec_context.flush_buffers()
-        if not 0 <= position - self._next <= _SKIP_BY_READING or self._next < 0:
+        if self._next < 0 or not 0 <= position - self._next <= _SKIP_BY_READING:
             self._container.seek(int(self.index.packet_pts[position]), stream=self._stream, backward=True)
-            if not self._at(position):
-                self._container.seek(int(self.index.packet_pts.min()), stream=self._stream, backward=True)
-                if not self._at(position):
+            self._packets = _data_packets(self._container, self._stream)
+            if not self._read_on_to(position):  # some containers (transport streams) only find places near the wanted one
+                self._open()
+                self._packets = _data_packets(self._container, self._stream)
+                if not self._read_on_to(position):
                     raise BadSample(self.path, "cannot be positioned: its packets change between two passes")
             return
         while self._next < position:
-            next(self._packets)
-            self._next += 1
+            self._take()
 
-    def _at(self, position: int) -> bool:
-        """After a seek: read on to the packet at ``position``. False when the seek went past it."""
-        target = int(self.index.packet_pts[position])
-        before = set(self.index.packet_pts[:position].tolist())
-        packets = _data_packets(self._container, self._stream)
-        for packet in packets:
-            if packet.pts == target:
-                self._packets = _chain(packet, packets)
-                self._next = position
-                return True
-            if packet.pts not in before:
-                return False
+    def _take(self) -> Any:
+        packet = next(self._packets, None)
+        if packet is None:
+            raise BadSample(self.path, f"damaged: ends before packet {self._next}")
+        self._next += 1
+        return packet
+
+    def _read_on_to(self, position: int) -> bool:
+        """Read on to the packet at ``position``. False when what comes first lies behind it."""
+        for packet in self._packets:
+            here = self._position.get(packet.pts, len(self._position))
+            if here >= position:
+                self._packets, self._next = itertools.chain([packet], self._packets), position
+                return here == position
         return False
 
     def _decode_from_beginning(self, frames: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
@@ -166,11 +177,6 @@ class PyavReader:
 
 def _data_packets(container: Any, stream: Any) -> Iterator[Any]:
     return (packet for packet in container.demux(stream) if packet.size)
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _video_stream(container: Any, path: object) -> Any:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.pyav import PyavReader
 
+_SAME_TIME = 1e-4
+
 
 class TorchcodecReader(PyavReader):
     """As :class:`PyavReader`; frames are decoded by torchcodec wherever both count the same frames, else by PyAV.
@@ -34,7 +36,10 @@ class TorchcodecReader(PyavReader):
         if not self._usable:
             return super().read(frames)
         try:
-            pictures: NDArray[np.uint8] = self._decoder.get_frames_at(frames.tolist()).data.numpy()
-        except (RuntimeError, ValueError) as error:
-            raise BadSample(self.path, f"damaged: {str(error).splitlines()[0]}") from error
+            batch = self._decoder.get_frames_at(frames.tolist())
+        except (RuntimeError, ValueError):  # its seeks fail on some transport streams and with intra refresh; PyAV tells whether it is damage
+            return super().read(frames)
+        if not np.allclose(batch.pts_seconds.numpy(), self.index.pts[frames] * float(self.index.time_base), rtol=0, atol=_SAME_TIME):
+            return super().read(frames)
+        pictures: NDArray[np.uint8] = batch.data.numpy()
         return pictures

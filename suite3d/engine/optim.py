@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from suite3d.engine.layers import layer_scales
+
 
 @dataclass(kw_only=True)
 class OptimConfig:
@@ -24,6 +26,7 @@ class OptimConfig:
             down to lr/div/1e4), or ``constant`` (after warm-up).
         warmup: share of the steps with linear warm-up (cosine, constant).
         encoder_lr: multiplier on the learning rate of the encoder's parameters (fine-tuning).
+        layer_decay: a further factor from each layer of the encoder to the one before it, see :mod:`suite3d.engine.layers`; 1 = none.
         clip: gradient norm limit, 0 = none.
     """
 
@@ -38,17 +41,19 @@ class OptimConfig:
     div: float = 10.0
     moms: tuple[float, float] = (0.95, 0.85)
     encoder_lr: float = 1.0
+    layer_decay: float = 1.0
     clip: float = 10.0
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Groups by (encoder or not) x (decayed or not). ``scale`` multiplies the schedule's learning rate."""
+    """Groups by (encoder or not, its layer) x (decayed or not). ``scale`` multiplies the schedule's learning rate."""
     encoder = getattr(model, "encoder", None)
     inside = {id(p) for p in encoder.parameters()} if isinstance(encoder, nn.Module) else set()
+    layers = layer_scales(model, config.layer_decay) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            scale = config.encoder_lr if id(parameter) in inside else 1.0
+            scale = (config.encoder_lr if id(parameter) in inside else 1.0) * layers.get(id(parameter), 1.0)
             decay = config.weight_decay if parameter.ndim >= 2 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -244,7 +244,8 @@ def _write_timm(state: Mapping[str, Tensor], config: ViTConfig, out: Path, recor
     if config.class_token:
         table = torch.cat([table.new_zeros(1, config.dim), table])
     tensors["pos_embed"] = table[None]
-    _write(out, tensors, record | {"config": None}, wrapper=None)
+    image = replace(config, clip=(1, *config.clip[1:]), patch=(1, *config.patch[1:]), positions="learned", position_grid=None, qkv_bias="full")
+    _write(out, tensors, record | {"config": asdict(image)}, wrapper=None)
     side = config.patch[1]
     how = f"img_size=({config.clip[1]}, {config.clip[2]}), patch_size={side}, embed_dim={config.dim}, depth={config.depth}, num_heads={config.heads}"
     pool = "" if config.class_token else ", class_token=False, global_pool='avg', fc_norm=False"

@@ -1,4 +1,4 @@
-"""``suite3d``: pretrain | finetune | evaluate | show | export | data | demo | list | doctor."""
+"""``suite3d``: pretrain | finetune | evaluate | show | export | data | bench | demo | list | doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=val
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
 suite3d show RUN                                               what happened in a run; writes report.html
 suite3d export RUN OUT.pth [layout=spconv2|spconv1]            weights for OpenPCDet
-suite3d data make-street OUT [format=kitti|nuscenes] [key=value ...]
+suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
+suite3d data check LIST_OR_FOLDER [workers=N] [key=value ...]  which videos can be used; writes quarantine.jsonl
+suite3d data transcode SRC OUT [short_side=256] [gop=16] [key=value ...]
+suite3d bench data LIST_OR_FOLDER [model_rate=R] [key=value ...]
+                                                               clips a second, what the model eats, how often to repeat
 suite3d demo [key=value ...]                                   the whole job on procedural data
 suite3d list                                                   every recipe and what it needs
 suite3d doctor                                                 versions, compiled ops, self-test
@@ -107,13 +111,33 @@ def _export(rest: Sequence[str]) -> int:
 
 
 def _data(rest: Sequence[str]) -> int:
-    from suite3d.pointcloud.recipes.make_street import make_street
+    (what,), rest = _split(rest, 1, "data make-street | check | transcode ...")
+    if what == "check":
+        from suite3d.video.data.check import check
 
-    (what, out), overrides = _split(rest, 2, "data make-street OUT [format=kitti|nuscenes] [key=value ...]")
-    if what != "make-street":
-        raise ConfigError(f"unknown data command '{what}': expected make-street")
-    print(make_street(Path(out), overrides))
-    return 0
+        (target,), overrides = _split(rest, 1, "data check LIST_OR_FOLDER [workers=N] [key=value ...]")
+        return check(Path(target), overrides)
+    if what == "transcode":
+        from suite3d.video.data.transcode import transcode
+
+        (source, copy), overrides = _split(rest, 2, "data transcode SRC OUT [short_side=256] [gop=16] [key=value ...]")
+        return transcode(Path(source), Path(copy), overrides)
+    if what == "make-street":
+        from suite3d.pointcloud.recipes.make_street import make_street
+
+        (out,), overrides = _split(rest, 1, "data make-street OUT [format=kitti|nuscenes|video] [key=value ...]")
+        print(make_street(Path(out), overrides))
+        return 0
+    raise ConfigError(f"unknown data command '{what}': expected make-street, check or transcode")
+
+
+def _bench(rest: Sequence[str]) -> int:
+    from suite3d.video.data.forecast import bench_data
+
+    (what, target), overrides = _split(rest, 2, "bench data LIST_OR_FOLDER [model_rate=R] [key=value ...]")
+    if what != "data":
+        raise ConfigError(f"unknown benchmark '{what}': expected data")
+    return bench_data(Path(target), overrides)
 
 
 def _demo(rest: Sequence[str]) -> int:
@@ -145,6 +169,7 @@ COMMANDS = {
     "show": _show,
     "export": _export,
     "data": _data,
+    "bench": _bench,
     "demo": _demo,
     "list": _list,
     "doctor": _doctor,

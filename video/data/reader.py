@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.cache import cached, close_all, forget
+from suite3d.video.data.decoders.pyav import PyavReader
 from suite3d.video.data.shards import read_member, split_member
 from suite3d.video.data.stills import FolderReader, StillReader, is_image
 
 READERS = ("auto", "pyav", "torchcodec", "decord")
 
-__all__ = ["READERS", "VideoInfo", "close_readers", "probe_video", "read_frames"]
+__all__ = ["READERS", "VideoInfo", "close_readers", "count_frames", "probe_video", "read_frames"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,12 @@ def probe_video(path: Path | str, *, reader: str = "auto") -> VideoInfo:
     )
 
 
+def count_frames(path: Path | str, *, reader: str = "auto") -> int:
+    """Number of frames, as ``probe_video(path).frames`` but without decoding anything. Raises BadSample."""
+    opened = _open(Path(path), reader)[1]
+    return 1 if isinstance(opened, StillReader) else _length(opened)
+
+
 def close_readers() -> None:
     """Close what this thread keeps open (at most four files)."""
     close_all()
@@ -146,20 +153,21 @@ def _create(path: Path, member: tuple[Path, str] | None, folder: bool, reader: s
     data = None if member is None else read_member(*member)
     if data is not None and not data:
         raise BadSample(path, "empty: zero bytes")
-    return StillReader(path, data) if is_image(path) else _back_end(reader)(path, data)
+    if is_image(path):
+        return StillReader(path, data)
+    try:
+        return _back_end(reader)(path, data)
+    except ImportError as error:
+        raise ImportError(f"reader='{reader}' does not load: {error}. pip install {reader}, or take reader='auto', which is PyAV") from error
 
 
 def _back_end(reader: str) -> Callable[[Path, bytes | None], Any]:
-    try:
-        if reader == "torchcodec":
-            from suite3d.video.data.decoders.torchcodec import TorchcodecReader
+    if reader == "torchcodec":
+        from suite3d.video.data.decoders.torchcodec import TorchcodecReader
 
-            return TorchcodecReader
-        if reader == "decord":
-            from suite3d.video.data.decoders.decord import DecordReader
+        return TorchcodecReader
+    if reader == "decord":
+        from suite3d.video.data.decoders.decord import DecordReader
 
-            return DecordReader
-        from suite3d.video.data.decoders.pyav import PyavReader
-    except ImportError as error:
-        raise ImportError(f"reading video needs PyAV: pip install av ({error})") from error
+        return DecordReader
     return PyavReader

@@ -30,9 +30,9 @@ class DecordReader(PyavReader):
     """
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
-        super().__init__(path, data)
         import decord
 
+        super().__init__(path, data)
         self._error = decord.DECORDError
         self._decoder = None
         if not self._trusted():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.convert import ToRgb
+from suite3d.video.data.decoders.extent import bytes_missing
 from suite3d.video.data.decoders.index import FrameIndex, build_index
 
 _DROPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})  # decoders that take skip_frame packet by packet (dav1d does not)
@@ -41,6 +42,8 @@ class PyavReader:
         self._data = data
         self._container: Any = None
         try:
+            if data is None and (missing := bytes_missing(path)):
+                raise BadSample(path, f"truncated: {missing}")
             self._open()
             self.index: FrameIndex = build_index(self._container, self._stream, path)
         except (av.FFmpegError, OSError) as error:
@@ -95,6 +98,17 @@ class PyavReader:
         if out is None or place:
             raise BadSample(self.path, f"damaged: {len(place)} of {len(frames)} wanted frames do not decode, the first is frame {min(place)}")
         return out
+
+    def walk(self) -> Iterator[NDArray[np.uint8]]:
+        """Every frame in order, one in memory at a time. Raises BadSample at the first that is damaged or missing."""
+        due = 0
+        for number, frame in self._decode(np.arange(len(self.index), dtype=np.int64)):
+            if number != due:
+                break
+            yield self._to_rgb(frame)
+            due += 1
+        if due < len(self.index):
+            raise BadSample(self.path, f"damaged: frame {due} does not decode")
 
     def _decode(self, frames: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
         """(frame number, decoded picture), each wanted frame once."""

@@ -22,9 +22,11 @@ class TorchcodecReader(PyavReader):
     """
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
+        try:
+            from torchcodec.decoders import VideoDecoder
+        except (OSError, RuntimeError) as error:  # its libraries find no FFmpeg, or another torch than they were built for
+            raise ImportError(str(error).splitlines()[0]) from error
         super().__init__(path, data)
-        from torchcodec.decoders import VideoDecoder
-
         try:
             self._decoder = VideoDecoder(str(path) if data is None else data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except (RuntimeError, ValueError) as error:

@@ -72,7 +72,8 @@ def swapped_prediction(
 
 def usage(assigned: Tensor, prototypes: int) -> Tensor:
     """Perplexity of the prototypes' shares over the number of prototypes: 1 = all used equally, 1 / K = a single one."""
-    share = torch.bincount(assigned, minlength=prototypes).float() / max(len(assigned), 1)
+    count = torch.zeros(prototypes, device=assigned.device).scatter_add_(0, assigned, torch.ones(len(assigned), device=assigned.device))
+    share = count / max(len(assigned), 1)
     return torch.special.entr(share).sum().exp() / prototypes
 
 

@@ -91,5 +91,6 @@ def initialise_rescaled(module: nn.Module, blocks: nn.ModuleList, generator: tor
         if isinstance(layer, nn.Linear):
             nn.init.trunc_normal_(layer.weight, std=0.02, generator=generator)
     for number, block in enumerate(blocks, start=1):
-        for layer in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
-            layer.weight.div_(math.sqrt(2 * number))  # type: ignore[union-attr, operator]
+        for name, weight in block.named_parameters():
+            if name in ("attn.proj.weight", "mlp.fc2.weight", "mlp.w3.weight"):
+                weight.div_(math.sqrt(2 * number))

@@ -82,16 +82,24 @@ class ClipBatch:
     @torch.no_grad()
     def pixels(self, view: int = 0) -> Tensor:
         """``(B * R, 3, T, S, S)`` float32 normalised crops of window ``view``; the R crops of a sample follow one another."""
+        return self.normalised(self.crops(view), view)
+
+    @torch.no_grad()
+    def crops(self, view: int = 0) -> Tensor:
+        """As :meth:`pixels`, before colours and normalisation: values 0 to 255, see :func:`crop_resize`."""
         length, size = self.clip
         window = slice(view * length, (view + 1) * length)
         boxes, flips = self.boxes[:, view], self.flips[:, view]
         if isinstance(self.frames, list):
             parts = [crop_resize(clip[None, window], boxes[i : i + 1], flips[i : i + 1], size) for i, clip in enumerate(self.frames)]
-            pixels = torch.cat(parts)
-        else:
-            pixels = crop_resize(self.frames[:, window], boxes, flips, size)
+            return torch.cat(parts)
+        return crop_resize(self.frames[:, window], boxes, flips, size)
+
+    @torch.no_grad()
+    def normalised(self, crops: Tensor, view: int = 0) -> Tensor:
+        """Colours and normalisation of what :meth:`crops` gave."""
         colors = None if self.colors is None else self.colors[:, view].flatten(0, 1)  # [BR, 3, 4]
-        return normalise(pixels, colors, mean=self.mean, std=self.std)
+        return normalise(crops, colors, mean=self.mean, std=self.std)
 
 
 def crop_resize(frames: Tensor, boxes: Tensor, flips: Tensor, size: int, *, dtype: torch.dtype | None = None) -> Tensor:

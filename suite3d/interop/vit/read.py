@@ -86,6 +86,8 @@ def read_vit(path: Path | str, *, clip: tuple[int, int, int] | None = None) -> S
     if "encoder.patch_embed.proj.weight" not in state:
         raise ValueError(f"{file}: no patch embedding among its {len(state)} tensors, so it is no vision transformer that could be loaded")
     config = record.get("config", {})
+    if source == "suite3d" and not config:
+        raise ValueError(f"{file}: weights of ours without their sizes and positions: name the run directory, or put its encoder.safetensors beside")
     known = as_size(config["clip"], "clip") if "clip" in config else None
     grid, kind = _positions(state, source, clip=clip or known, kind=config.get("positions"), file=file)
     position_grid = config.get("position_grid")

@@ -14,6 +14,8 @@ from torch import nn
 
 from suite3d.interop.save import save_encoder
 from suite3d.interop.vit import LAYOUTS, export_vit, load_vit, vit_config_of
+from suite3d.nn.decoder import SelfDecoder
+from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer, ViTConfig
 from tests.core.interop_vit.foreign import CLIP, HEADS, State, double, run_image, run_videomae, transformers_v4, transformers_v5, videomae_pretrained
 from tests.core.interop_vit.test_load_vit import CONFIG, Autoencoder, clip_of, write
@@ -173,8 +175,23 @@ def test_our_own_file_goes_anywhere(tmp_path: Path) -> None:
     assert torch.equal(back(clip_of()), rotated(clip_of()))
 
 
-def test_full_size_tensor_count() -> None:
-    """A whole VideoMAE ViT-B file has 218 tensors."""
+def test_names_and_shapes_of_a_whole_vit_b_file() -> None:
+    """The 218 tensors of the published pre-training file."""
     with torch.device("meta"):
         encoder = VisionTransformer(ViTConfig())
-    assert len(encoder.state_dict()) == 12 * 13 + 2 + 2
+        decoder = SelfDecoder(768, 384, 4, 6, 1536, Positions("sincos_flat", encoder.grid, 384))
+    ours = {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
+    outside = ("encoder_to_decoder.weight", "mask_token")
+    ours |= {key if key in outside else f"decoder.{key}": tuple(value.shape) for key, value in decoder.state_dict().items()}
+    expected: dict[str, tuple[int, ...]] = {"encoder.patch_embed.proj.weight": (768, 3, 2, 16, 16), "encoder.patch_embed.proj.bias": (768,)}
+    for part, dim, depth in (("encoder", 768, 12), ("decoder", 384, 4)):
+        for i in range(depth):
+            block = f"{part}.blocks.{i}"
+            expected |= {f"{block}.{norm}.{kind}": (dim,) for norm in ("norm1", "norm2") for kind in ("weight", "bias")}
+            expected |= {f"{block}.attn.{kind}": (dim,) for kind in ("q_bias", "v_bias", "proj.bias")}
+            expected |= {f"{block}.attn.qkv.weight": (3 * dim, dim), f"{block}.attn.proj.weight": (dim, dim)}
+            expected |= {f"{block}.mlp.fc1.weight": (4 * dim, dim), f"{block}.mlp.fc1.bias": (4 * dim,)}
+            expected |= {f"{block}.mlp.fc2.weight": (dim, 4 * dim), f"{block}.mlp.fc2.bias": (dim,)}
+        expected |= {f"{part}.norm.weight": (dim,), f"{part}.norm.bias": (dim,)}
+    expected |= {"encoder_to_decoder.weight": (384, 768), "mask_token": (1, 1, 384), "decoder.head.weight": (1536, 384), "decoder.head.bias": (1536,)}
+    assert len(expected) == 218 and ours == expected

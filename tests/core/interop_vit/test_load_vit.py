@@ -296,6 +296,10 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         read_vit(write(tmp_path / "c.pth", image_vit(6) | {"pos_embed": torch.ones(1, 15, 48)}))
     with pytest.raises(ValueError, match="does not fit a clip of"):
         read_vit(write(tmp_path / "d.pth", image_vit(6)), clip=(1, 64, 64))
+    ours = {f"encoder.{key}": value for key, value in VisionTransformer(CONFIG).state_dict().items()}
+    torch.save({"step": 3, "model": ours, "average": None}, tmp_path / "step_00000003.pt")
+    with pytest.raises(ValueError, match="without their sizes and positions"):
+        read_vit(tmp_path / "step_00000003.pt")
     with pytest.raises(ValueError, match="expected a VisionTransformer"):
         load_vit(nn.Linear(1, 1), write(tmp_path / "e.pth", image_vit(6)))
 

@@ -272,3 +272,16 @@ def test_gelu_is_the_exact_one() -> None:
     mlp = model.blocks[0].mlp
     x, state = torch.randn(3, 36), model.state_dict()
     torch.testing.assert_close(mlp(x), linear(gelu(linear(x, state, "blocks.0.mlp.fc1")), state, "blocks.0.mlp.fc2"))
+
+
+@pytest.mark.parametrize("kind", ["sincos_flat", "rope"])
+@pytest.mark.parametrize("attention", ["dot", "cosine"])
+def test_bfloat16_autocast_stays_near(kind: str, attention: str) -> None:
+    model, x = make(replace(TINY, positions=kind, attention=attention, class_token=True)), clip()
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(x)
+        loss = model(x, torch.tensor([[0, 3], [1, 5]])).float().square().mean()
+    assert (rough.float() - exact).abs().mean() < 0.03 * exact.abs().mean()
+    loss.backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())

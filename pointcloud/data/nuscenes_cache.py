@@ -42,7 +42,7 @@ def cached_key_frames(root: Path, version: str, *, sweeps: int, sensor: str = "L
 
 def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # the stub knows no named arrays
 
 
 def _cache_file(folder: Path, sweeps: int, sensor: str) -> Path:

@@ -1,4 +1,4 @@
-"""The street world on disk, in the layouts of KITTI and nuScenes, for tools that want files.
+"""The street world on disk, in the layouts of KITTI and nuScenes and as driving video, for tools that want files.
 
 Formats: KITTI object development kit (``readme.txt``: label columns, calibration, ``mapping``); nuScenes data format v1.0.
 """
@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import repeat
 from multiprocessing import get_context
@@ -25,6 +26,7 @@ from suite3d.pointcloud.data.street.config import StreetConfig
 from suite3d.pointcloud.data.street.nuscenes_tables import NuScenesTables, scan_file
 from suite3d.pointcloud.data.street.world import StreetWorld
 from suite3d.report.png import encode_png
+from suite3d.write_video import write_video
 
 Progress = Callable[[int, int], None]
 """Called with (frames written, frames in all)."""
@@ -138,6 +140,37 @@ def write_nuscenes(
     }
     tables.write(base, version, names, _write)
     return len(jobs)
+
+
+def write_videos(config: StreetConfig, root: str | Path, *, workers: int = 1, progress: Progress | None = None) -> int:
+    """Write what the camera sees: ``root/{train,val}/drive_<number>.mp4``, H.264 at the world's frame rate, one file a drive.
+
+    The picture loses its last row or column where ``image_height`` or ``image_width`` is odd.
+
+    Args:
+        config: what to generate; ``frames`` is the length of a clip.
+        root: a new or empty folder.
+        workers: processes.
+        progress: called with (drives written, drives in all).
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        ValueError: the folder is not empty.
+        OSError: writing failed; files that are there are whole.
+    """
+    base = _new_folder(root)
+    jobs = [(split, drive) for split in SPLITS for drive in range(config.sequences(split))]
+    return sum(_map(partial(_drive_video, config, base), jobs, workers, progress))
+
+
+def _drive_video(config: StreetConfig, base: Path, split: Literal["train", "val"], drive: int) -> int:
+    world = _world(config, split)
+    height, width = config.image_height // 2 * 2, config.image_width // 2 * 2
+    frames = (world.image(drive * config.frames + number)[:height, :width] for number in range(config.frames))
+    rate = Fraction(config.frame_rate).limit_denominator(1000)
+    return write_video(base / split / f"drive_{drive:04d}.mp4", frames, fps=rate)
 
 
 def _new_folder(root: str | Path) -> Path:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from suite3d.pointcloud.data.kitti import KittiObject
 from suite3d.pointcloud.data.nuscenes import NuScenes
 from suite3d.pointcloud.data.street import StreetConfig, StreetWorld
-from suite3d.pointcloud.data.street.writers import write_kitti, write_nuscenes
+from suite3d.pointcloud.data.street.writers import write_kitti, write_nuscenes, write_videos
 from suite3d.report.png import read_png
 
 CONFIG = StreetConfig(train_sequences=2, val_sequences=1, frames=6, frame_rate=4.0, beams=24, azimuths=360, image_width=207, image_height=62)
@@ -143,3 +144,19 @@ def test_only_new_or_empty_folders(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="new or empty folder"):
             write(CONFIG, tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_videos_show_what_the_camera_sees(tmp_path: Path) -> None:
+    config = StreetConfig(train_sequences=2, val_sequences=1, frames=3, beams=4, azimuths=8, image_width=96, image_height=49)
+    assert write_videos(config, tmp_path / "v") == 9
+    assert sorted(path.relative_to(tmp_path / "v").as_posix() for path in (tmp_path / "v").rglob("*.mp4")) == [
+        "train/drive_0000.mp4",
+        "train/drive_0001.mp4",
+        "val/drive_0000.mp4",
+    ]
+    with av.open(str(tmp_path / "v/train/drive_0001.mp4")) as container:
+        assert container.streams.video[0].average_rate == config.frame_rate
+        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+    world = StreetWorld(config, "train")
+    errors = np.array([[np.abs(frame - world.image(config.frames + n)[:48]).mean() for n in range(3)] for frame in frames])
+    assert (errors.argmin(axis=1) == np.arange(3)).all() and errors.diagonal().max() < 6  # of 255; the codec loses a little

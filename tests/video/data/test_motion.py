@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from suite3d.video.data.encode import write_video
+from suite3d.write_video import write_video
 from suite3d.video.data.motion import KINDS, MotionConfig, motion_clip, write_motion
 from suite3d.video.data.motion.kinds import SPEEDS, drift
 from suite3d.video.data.motion.shapes import FORMS, TEXTURES, Look, render

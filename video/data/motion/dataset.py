@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from suite3d.engine.files import write_json
 from suite3d.engine.order import stream_seed
-from suite3d.video.data.encode import write_video
+from suite3d.write_video import write_video
 from suite3d.video.data.motion.kinds import KINDS, SPEEDS, drift
-from suite3d.video.data.motion.shapes import background, draw_look, render
+from suite3d.video.data.motion.shapes import draw_ground, draw_look, render
 
 VERSION = 1
 """Raised when the pictures change, so that old files are not taken for new ones."""
@@ -32,8 +32,8 @@ class MotionConfig:
         train, val: clips of each split.
         frames: frames of each clip.
         size: width and height, pixels, even.
-        shapes: fewest and most shapes in a clip; all of them move in the same way.
-        crf, gop: of the files, see :func:`suite3d.video.data.encode.write_video`.
+        shapes: fewest and most shapes in a clip; they and the ground all move alike, as when the camera moves.
+        crf, gop: of the files, see :func:`suite3d.write_video.write_video`.
         seed: of everything.
         folder: where the files are kept; empty = ``runs/data/motion-<hash of these settings>``.
     """
@@ -42,7 +42,7 @@ class MotionConfig:
     val: int = 288
     frames: int = 24
     size: int = 64
-    shapes: tuple[int, int] = (3, 5)
+    shapes: tuple[int, int] = (2, 4)
     crf: int = 12
     gop: int = 12
     seed: int = 0
@@ -62,12 +62,14 @@ def motion_clip(config: MotionConfig, split: str, index: int) -> tuple[NDArray[n
     """
     kind = list(KINDS)[index % len(KINDS)]
     rng = np.random.default_rng(stream_seed("motion", config.seed, split, index))
-    ground = background(config.size, rng)
+    low, high = np.array(SPEEDS).T
+    speed = rng.uniform(low, high, 4)
+    ranges = int(np.ceil(high[3] * config.frames)) + 3
+    ground, ground_start = draw_ground(rng, layers=ranges), np.array([[0.0, 0.0, *rng.uniform(0, 1, 2)]])
     looks = [draw_look(rng) for _ in range(rng.integers(config.shapes[0], config.shapes[1] + 1))]
     start = rng.uniform(0, 1, (len(looks), 4))
-    low, high = np.array(SPEEDS).T
-    speed = rng.uniform(low, high, (len(looks), 4))
-    return render(drift(kind, start, speed, config.frames), looks, ground), kind
+    behind, before = (drift(kind, begin, speed, config.frames) for begin in (ground_start, start))
+    return render(before, behind[:, 0], looks, ground, config.size), kind
 
 
 def write_motion(folder: Path, config: MotionConfig) -> Path:

@@ -17,7 +17,7 @@ def test_average_is_the_recursion():
     student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     teacher = momentum_copy(student)
     expected = [p.detach().clone().double() for p in student.parameters()]
-    for step in range(5):
+    for _ in range(5):
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter.add_(torch.randn_like(parameter))

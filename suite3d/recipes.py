@@ -42,6 +42,7 @@ class Recipe:
 
 _PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
 _FINETUNE = "suite3d.pointcloud.recipes.finetune"
+_VIDEO = "suite3d.video.recipes.pretrain"
 
 RECIPES = (
     Recipe(
@@ -73,6 +74,26 @@ RECIPES = (
         needs="sequences with poses",
     ),
     Recipe(name="prc", stage="pretrain", modality="LiDAR", family="contrastive", paper="CALICO stage 1, ICLR 2024", target=f"{_PRETRAIN}:PRCRecipe"),
+    Recipe(
+        name="videomae",
+        stage="pretrain",
+        modality="video",
+        family="masked modelling",
+        paper="VideoMAE, NeurIPS 2022",
+        target=f"{_VIDEO}:VideoMAERecipe",
+        needs="videos only",
+        checked="loss and names equal to the definition",
+    ),
+    Recipe(
+        name="videomae_v2",
+        stage="pretrain",
+        modality="video",
+        family="masked modelling",
+        paper="VideoMAE V2, CVPR 2023",
+        target=f"{_VIDEO}:VideoMAEV2Recipe",
+        needs="videos only",
+        checked="loss and names equal to the definition",
+    ),
     Recipe(
         name="second",
         stage="finetune",

@@ -29,7 +29,7 @@ SST = [
     "encoder.sst.window=[8,8,1]",
 ]
 NECK = "detector.neck={layer_nums: [1], layer_strides: [1], num_filters: [16], upsample_strides: [1.0], num_upsample_filters: [16]}"
-PRETRAIN = [recipe.name for recipe in RECIPES if recipe.stage == "pretrain"]
+PRETRAIN = [recipe.name for recipe in RECIPES if recipe.stage == "pretrain" and recipe.modality == "LiDAR"]
 
 
 def losses(run: Path) -> list[float]:

@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from suite3d.write_video import write_video
 from suite3d.video.data.motion import KINDS, MotionConfig, motion_clip, write_motion
 from suite3d.video.data.motion.kinds import SPEEDS, drift
-from suite3d.video.data.motion.shapes import FORMS, TEXTURES, Look, render
+from suite3d.video.data.motion.shapes import FORMS, RANGE, TEXTURES, Ground, Look, draw_ground, render
+from suite3d.write_video import write_video
 
 SMALL = MotionConfig(train=18, val=9, frames=8, size=32)
 
@@ -39,8 +39,7 @@ def test_every_frame_has_the_same_distribution_of_states_for_every_class():
     start = rng.random((count, 4))
     speed = rng.uniform(*np.array(SPEEDS).T, (count, 4))
     for kind in KINDS:
-        states = drift(kind, start, speed, 16)
-        assert (states >= 0).all() and (states < 1).all()
+        states = drift(kind, start, speed, 16) % 1.0
         for frame in (0, 7, 15):
             ordered = np.sort(states[frame], axis=0)
             gap = np.abs(ordered - (np.arange(count)[:, None] + 0.5) / count).max()
@@ -64,6 +63,15 @@ def disc(form="disc", radius=0.2):
     return Look(form=form, texture="stripes", radius=radius, colors=white, waves=np.ones((3, 3), dtype=np.float32))
 
 
+def black(layers=4):
+    return Ground(colors=np.zeros((2, 3), dtype=np.float32), waves=np.ones((layers, 2, 3), dtype=np.float32))
+
+
+def draw(states, looks, ground=None):
+    states = np.asarray(states, dtype=np.float64)
+    return render(states, np.zeros((len(states), 4)), looks, ground or black(), 64)
+
+
 def center(frame):
     y, x = np.mgrid[:64, :64] + 0.5
     weight = frame[..., 0].astype(float)
@@ -71,9 +79,8 @@ def center(frame):
 
 
 def test_shapes_stand_where_their_state_says_and_have_the_size_it_says():
-    ground = np.zeros((64, 64, 3), dtype=np.float32)
     states = np.array([[[0.5, 0.5, 0, 0.5]], [[0.6, 0.5, 0, 0.5]], [[0.5, 0.45, 0, 0.5]], [[0.5, 0.5, 0, 0.75]]])
-    found = [center(frame) for frame in render(states, [disc()], ground)]
+    found = [center(frame) for frame in draw(states, [disc()])]
     for (x, y, area), state in zip(found, states[:, 0]):
         assert x == pytest.approx(64 * state[0], abs=0.05) and y == pytest.approx(64 * state[1], abs=0.05)
         radius = 0.2 * 64 * 2.2 ** (state[3] - 0.5)
@@ -81,21 +88,42 @@ def test_shapes_stand_where_their_state_says_and_have_the_size_it_says():
 
 
 def test_what_leaves_on_one_side_enters_on_the_other():
-    ground = np.zeros((64, 64, 3), dtype=np.float32)
     states = np.array([[[0.5, 0.5, 0.1, 0.5]], [[0.0, 0.5, 0.1, 0.5]], [[0.5, 0.98, 0.1, 0.5]]])
-    middle, side, bottom = render(states, [disc("cross")], ground)
+    middle, side, bottom = draw(states, [disc("cross")])
     assert (side == np.roll(middle, 32, axis=1)).all()
     assert np.abs(bottom.astype(int).sum() - middle.astype(int).sum()) < 0.01 * middle.sum()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_turn_clockwise_and_stay_inside_their_radius(form):
-    ground = np.zeros((64, 64, 3), dtype=np.float32)
-    start, turned = render(np.array([[[0.5, 0.5, 0.0, 0.5]], [[0.5, 0.5, 0.25, 0.5]]]), [disc(form, radius=0.3)], ground)
+    start, turned = draw([[[0.5, 0.5, 0.0, 0.5]], [[0.5, 0.5, 0.25, 0.5]]], [disc(form, radius=0.3)])
     quarter = np.rot90(start, k=-1, axes=(0, 1))  # numpy turns counter-clockwise for positive k on an image with y down
     assert np.abs(turned.astype(int) - quarter).mean() < 3
     y, x = np.mgrid[:64, :64] + 0.5 - 32
     assert start[np.hypot(x, y) > 0.3 * 64 * 1.05 + 1].max() == 0 and start.max() == 255
+
+
+def ground_of(states, seed=0):
+    states = np.asarray(states, dtype=np.float64)
+    return render(np.zeros((len(states), 0, 4)), states, [], draw_ground(np.random.default_rng(seed), layers=6), 64).astype(int)
+
+
+def test_the_ground_moves_with_the_shapes():
+    still, right, down = ground_of([[0, 0, 0.2, 0.3], [0.25, 0, 0.2, 0.3], [0, 0.125, 0.2, 0.3]])
+    assert np.abs(right[:, 16:] - still[:, :-16]).max() <= 1 and np.abs(down[8:] - still[:-8]).max() <= 1
+    turned = ground_of([[0, 0, 0.2, 0.3], [0, 0, 0.45, 0.3]])
+    assert np.abs(turned[1] - np.rot90(turned[0], k=-1, axes=(0, 1))).max() <= 1
+
+
+def test_the_ground_grows_about_the_middle_and_passes_from_layer_to_layer_without_a_jump():
+    before, after = ground_of([[0, 0, 0, 0.999999], [0, 0, 0, 1.000001]])
+    assert np.abs(before - after).max() <= 1
+    one = Ground(colors=np.array([[0, 0, 0], [255, 255, 255]], np.float32), waves=np.array([[[1, 0.5, 0.1]], [[0, 0, 0]], [[0, 0, 0]]], np.float32))
+    small, large = render(np.zeros((2, 0, 4)), np.array([[0, 0, 0, 0.0], [0, 0, 0, 0.5]]), [], one, 64).astype(float) - 127.5
+    y, x = 10, 12  # from the middle
+    factor = RANGE**0.5
+    far = large[round(32 + y * factor), round(32 + x * factor), 0] / np.cos(np.pi / 4)
+    assert far == pytest.approx(small[32 + y, 32 + x, 0], abs=12)
 
 
 def test_all_forms_and_textures_occur_with_every_class():

@@ -23,18 +23,18 @@ SPEEDS = ((0.022, 0.045), (0.022, 0.045), (0.016, 0.034), (0.015, 0.03))
 
 
 def drift(kind: str, start: NDArray[np.float64], speed: NDArray[np.float64], frames: int) -> NDArray[np.float64]:
-    """``(frames, N, 4)`` states in [0, 1) of N shapes that move alike.
+    """``(frames, N, 4)`` states of N things that move alike, not yet wrapped to [0, 1).
 
-    All four coordinates are periodic and ``start`` is uniform, so the state in every single frame is uniform too, whatever the class and
-    the speed: one frame says nothing about the class.
+    All four coordinates are periodic. With a uniform ``start`` the state in every single frame is uniform too, whatever the class and the
+    speed: one frame says nothing about the class.
 
     Args:
         kind: key of :data:`KINDS`.
         start: ``(N, 4)`` in [0, 1): x, y, angle, size.
-        speed: ``(N, 4)`` periods per frame, of which the class uses one coordinate, or none.
+        speed: ``(4,)`` or ``(N, 4)`` periods per frame, of which the class uses one coordinate, or none.
         frames: how many.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of motion '{kind}': expected one of {', '.join(KINDS)}")
     time = np.arange(frames, dtype=np.float64)[:, None, None]
-    return (start + time * np.array(KINDS[kind], dtype=np.float64) * speed) % 1.0
+    return start + time * np.array(KINDS[kind], dtype=np.float64) * speed

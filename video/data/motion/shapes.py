@@ -50,25 +50,58 @@ def draw_look(rng: np.random.Generator) -> Look:
     )
 
 
-def background(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """``(size, size, 3)`` soft random pattern of medium contrast."""
-    y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    waves = rng.uniform(-3, 3, (4, 2))
-    value = sum(np.sin(2 * np.pi * (a * x + b * y + c)) for (a, b), c in zip(waves, rng.uniform(0, 1, 4), strict=True)) / 4
-    low, high = rng.uniform(40, 170, 3), rng.uniform(80, 215, 3)
-    return (low + (0.5 + 0.5 * value[..., None]) * (high - low)).astype(np.float32)
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """An endless pattern behind the shapes that moves as they do.
 
-
-def render(states: NDArray[np.float64], looks: list[Look], ground: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """``(T, N, 4)`` states of N shapes, drawn in order over ``ground (S, S, 3)`` -> ``(T, S, S, 3)`` uint8.
-
-    What leaves the picture on one side enters it on the other. Edges are anti-aliased.
+    Attributes:
+        colors: ``(2, 3)`` RGB in 0 to 255 the pattern runs between.
+        waves: ``(L, K, 3)`` for each of L nested layers K waves: direction (x, y) in cycles per width of the picture, and phase.
     """
-    size = len(ground)
-    frames = np.repeat(ground[None], len(states), axis=0)
+
+    colors: NDArray[np.float32]
+    waves: NDArray[np.float32]
+
+
+def draw_ground(rng: np.random.Generator, *, layers: int, waves: int = 4) -> Ground:
+    """A random pattern; ``layers`` must exceed the size ranges that a clip runs through by two."""
+    angle, cycles = rng.uniform(0, 2 * np.pi, (layers, waves)), rng.uniform(1.6, 3.4, (layers, waves))
+    drawn = np.stack([np.cos(angle) * cycles, np.sin(angle) * cycles, rng.uniform(0, 1, (layers, waves))], axis=-1)
+    low, high = rng.uniform(20, 120, 3), rng.uniform(135, 235, 3)
+    return Ground(colors=np.stack([low, high]).astype(np.float32), waves=drawn.astype(np.float32))
+
+
+def render(states: NDArray[np.float64], ground_states: NDArray[np.float64], looks: list[Look], ground: Ground, size: int) -> NDArray[np.uint8]:
+    """``(T, N, 4)`` states of N shapes, drawn in order over the ground in its states ``(T, 4)`` -> ``(T, size, size, 3)`` uint8.
+
+    A shape that leaves the picture on one side enters it on the other. Edges are anti-aliased. Only the fraction of a shape's state counts;
+    of the ground's size coordinate the whole part says which layers are seen.
+    """
+    frames = _draw_ground(ground, ground_states, size)
     for shape, look in enumerate(looks):
-        _draw(frames, states[:, shape], look, size)
+        _draw(frames, states[:, shape] % 1.0, look, size)
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+
+def _draw_ground(ground: Ground, states: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Two layers, one :data:`RANGE` times the other. As the picture grows the larger fades away and a new smaller one comes in, so that the
+    pattern looks alike at every time. It turns and grows about the middle of the picture."""
+    moved, turn, grown = states[:, :2].astype(np.float32), (2 * np.pi * states[:, 2]).astype(np.float32), states[:, 3]
+    layer = np.floor(grown).astype(np.int64)
+    phase = (grown - layer).astype(np.float32)
+    place = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
+    right, down = place[None, None, :] - moved[:, 0, None, None], place[None, :, None] - moved[:, 1, None, None]
+    cos, sin = np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
+    u, v = right * cos + down * sin, down * cos - right * sin  # [T, S, S]
+    value = np.zeros_like(u)
+    for older, weight in ((0, np.cos(0.5 * np.pi * phase)), (1, np.sin(0.5 * np.pi * phase))):
+        scale = RANGE ** (phase - older)
+        for wave in np.moveaxis(ground.waves[(-layer - older) % len(ground.waves)], 1, 0):  # [T, 3] each
+            across, along = (wave[:, axis] / scale for axis in (0, 1))
+            angle = 2 * np.pi * (across[:, None, None] * u + along[:, None, None] * v + wave[:, 2, None, None])
+            value += weight[:, None, None] * np.sin(angle)
+    value = np.clip(0.5 + value / np.sqrt(4 * ground.waves.shape[1]), 0, 1)
+    return (ground.colors[0] + value[..., None] * (ground.colors[1] - ground.colors[0])).astype(np.float32)
 
 
 def _draw(frames: NDArray[np.float32], states: NDArray[np.float64], look: Look, size: int) -> None:
@@ -91,12 +124,12 @@ def _draw(frames: NDArray[np.float32], states: NDArray[np.float64], look: Look, 
     frames[time, rows, columns] = under + cover[..., None] * (color - under)
 
 
-def _distance(form: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+def _distance(form: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.floating]:
     """Signed distance to the outline in radii (exact or a lower bound), negative inside. Every form fits in the unit disc."""
     if form == "disc":
-        return np.asarray(np.hypot(u, v) - 1, dtype=np.float32)
+        return np.hypot(u, v) - 1
     if form == "ring":
-        return np.asarray(np.abs(np.hypot(u, v) - 0.7) - 0.3, dtype=np.float32)
+        return np.abs(np.hypot(u, v) - 0.7) - 0.3
     if form == "square":
         return np.maximum(np.abs(u), np.abs(v)) - 0.7
     if form == "bar":

@@ -1,0 +1,1 @@
+"""Video recipes: schema, data and model of each command."""

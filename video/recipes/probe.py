@@ -1,0 +1,157 @@
+"""The online probe of video pretraining: do clips of one class lie together in the frozen features?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite3d.config import ConfigError
+from suite3d.evaluate.probes import knn_probe, ridge_probe
+from suite3d.source import BadSample
+from suite3d.video.data.augment import ClipAugmentConfig
+from suite3d.video.data.batch import ClipBatch
+from suite3d.video.data.lists import VideoItem
+from suite3d.video.data.source import ClipSource
+from suite3d.video.recipes.data import VideoDataConfig, build_list, has_validation
+
+CACHE_BYTES = 256 << 20
+"""Decoded probe clips are kept up to this size, so that later looks cost no decoding."""
+
+
+@dataclass(kw_only=True)
+class ClipProbeConfig:
+    """Nearest neighbours and a ridge classifier on frozen clip features: all tokens of the middle clip of a video, averaged.
+
+    Attributes:
+        clips: labelled videos at most on each side, evenly over the classes: to fit on and to score.
+        k: neighbours.
+        penalty: of the ridge classifier.
+        batch: clips encoded at a time.
+    """
+
+    clips: int = 512
+    k: int = 20
+    penalty: float = 1e-2
+    batch: int = 16
+
+
+class ClipProbe:
+    """Scores an encoder on two sets of labelled clips that share no video.
+
+    Args:
+        fit, score: the two sets, each giving one middle clip per video.
+        classes: class names.
+    """
+
+    def __init__(self, fit: ClipSource, score: ClipSource, classes: Sequence[str], config: ClipProbeConfig) -> None:
+        self.sources, self.classes, self.config = (fit, score), list(classes), config
+        self.description = f"kNN and ridge on {len(fit)} labelled clips, scored on {len(score)}, {len(self.classes)} classes"
+        self._kept: tuple[list[ClipBatch], list[ClipBatch]] | None = None
+
+    def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """``{"knn", "ridge", "knn_chance"}``: accuracies; empty where a side has no readable clip."""
+        encoder = model.encoder
+        assert isinstance(encoder, nn.Module)
+        return self.score(pooled(encoder), device)
+
+    @torch.no_grad()
+    def score(self, features: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """As a call, for any function from pixels ``(B, 3, T, S, S)`` to features ``(B, D)``."""
+        sides = []
+        for side in (0, 1):
+            rows = [(features(batch.to(device).pixels()).float().cpu(), batch.labels) for batch in self._batches(side)]
+            if not rows:
+                return {}
+            sides.append((torch.cat([part for part, _ in rows]), torch.cat([labels for _, labels in rows])))
+        (train, train_labels), (test, test_labels) = sides
+        count = len(self.classes)
+        knn = knn_probe(train, train_labels, test, test_labels, classes=count, k=self.config.k)
+        ridge = ridge_probe(train, train_labels, test, test_labels, classes=count, penalty=self.config.penalty)
+        return {"knn": knn.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
+
+    def _batches(self, side: int) -> Any:
+        if self._kept is not None:
+            return self._kept[side]
+        loaded = (list(_load(self.sources[0], self.config.batch)), list(_load(self.sources[1], self.config.batch)))
+        if sum(_bytes(batch) for part in loaded for batch in part) <= CACHE_BYTES:
+            self._kept = loaded
+        return loaded[side]
+
+
+def pooled(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Mean over the tokens of an encoder that is put into evaluation mode for the call."""
+
+    def features(pixels: Tensor) -> Tensor:
+        training = encoder.training
+        encoder.eval()
+        tokens: Tensor = encoder(pixels)
+        encoder.train(training)
+        return tokens.flatten(1, -2).mean(dim=1)
+
+    return features
+
+
+def single_frame(features: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same features of a clip that shows its middle frame all the time: what appearance alone gives."""
+    return lambda pixels: features(pixels[:, :, pixels.shape[2] // 2, None].expand_as(pixels).contiguous())
+
+
+def _load(source: ClipSource, size: int) -> Any:
+    """Batches of all clips; broken ones are left out."""
+    samples = []
+    for index in range(len(source)):
+        try:
+            samples.append(source.get(index, np.random.default_rng(0)))
+        except BadSample:
+            continue
+        if len(samples) == size:
+            yield source.collate(samples, [0] * len(samples))
+            samples = []
+    if samples:
+        yield source.collate(samples, [0] * len(samples))
+
+
+def _bytes(batch: ClipBatch) -> int:
+    return sum(clip.numel() for clip in batch.frames)
+
+
+def build_probe(config: ClipProbeConfig, data: VideoDataConfig, augment: ClipAugmentConfig) -> ClipProbe | None:
+    """The probe on training and validation videos, or on two halves of the training videos; None without labels of two classes."""
+    train = build_list(data)
+    labelled = [item for item in train.items if item.label is not None]
+    if len(train.classes) < 2 or len({item.label for item in labelled}) < 2:
+        return None
+    if has_validation(data):
+        try:
+            val = build_list(data, validation=True)
+        except ConfigError:
+            return None
+        held = [item for item in val.items if item.label is not None]
+        if val.classes != train.classes or not held:
+            return None
+        fit = labelled
+    else:
+        fit, held = _halves(labelled)
+    plain = replace(augment, crop="center", flip=0.0, jitter=0.0, gray=0.0)
+    sources = [
+        ClipSource(_spread(items, config.clips), frames=data.frames, stride=data.stride, augment=plain, sampling="uniform", reader=data.reader)
+        for items in (fit, held)
+    ]
+    return ClipProbe(sources[0], sources[1], train.classes, config)
+
+
+def _halves(items: list[VideoItem]) -> tuple[list[VideoItem], list[VideoItem]]:
+    """Every second video of each class on either side."""
+    ordered = sorted(items, key=lambda item: (item.label, str(item.path), item.start))
+    return ordered[::2], ordered[1::2]
+
+
+def _spread(items: list[VideoItem], count: int) -> list[VideoItem]:
+    """At most ``count`` items, evenly over the list sorted by class."""
+    ordered = sorted(items, key=lambda item: (item.label, str(item.path), item.start))
+    return ordered if len(ordered) <= count else [ordered[i] for i in np.linspace(0, len(ordered) - 1, count).round().astype(int)]

@@ -42,19 +42,26 @@ class ProbeScore:
 
 
 def knn_predict(train: Tensor, train_labels: Tensor, test: Tensor, *, classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
+    """Class with the most votes of :func:`knn_votes`: ``(M,)`` int64."""
+    return knn_votes(train, train_labels, test, classes=classes, k=k, temperature=temperature).argmax(dim=1)
+
+
+def knn_votes(train: Tensor, train_labels: Tensor, test: Tensor, *, classes: int, k: int = 20, temperature: float = 0.07) -> Tensor:
     """Weighted nearest neighbours on cosine similarity (Wu et al., CVPR 2018, section 3.4).
 
-    ``train (N, C)``, ``train_labels (N,)`` int64 in [0, classes), ``test (M, C)`` -> ``(M,)`` int64.
+    Each of the k nearest votes for its class with the weight ``exp(similarity / temperature)``.
+
+    ``train (N, C)``, ``train_labels (N,)`` int64 in [0, classes), ``test (M, C)`` -> ``(M, classes)`` float32.
     """
     _check(train, train_labels, classes)
     keys = torch.nn.functional.normalize(train.float(), dim=1)
     queries = torch.nn.functional.normalize(test.float(), dim=1)
-    predictions = []
+    votes = [torch.zeros(0, classes, device=train.device)]
     for chunk in queries.split(1024):
         similarity, rows = (chunk @ keys.T).topk(min(k, len(keys)), dim=1)  # [m, k]
-        votes = torch.zeros(len(chunk), classes, device=train.device).scatter_add_(1, train_labels[rows], (similarity / temperature).exp())
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions) if predictions else train_labels.new_zeros(0)
+        empty = torch.zeros(len(chunk), classes, device=train.device)
+        votes.append(empty.scatter_add_(1, train_labels[rows], (similarity / temperature).exp()))
+    return torch.cat(votes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,12 @@
-"""Small heads on top of an encoder: projectors and predictors."""
+"""Small heads on top of an encoder: projectors, predictors and the classifier of fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -31,3 +32,37 @@ def projector(dims: Sequence[int], *, norm: Norm = "batch") -> nn.Sequential:
         layers.append(nn.ReLU())
     layers.append(nn.Linear(dims[-2], dims[-1]))
     return nn.Sequential(*layers)
+
+
+class ClassificationHead(nn.Module):
+    """Mean of the tokens, LayerNorm, dropout, linear: the head of MAE's and VideoMAE's fine-tuning (``fc_norm`` and ``head`` in their files).
+
+    Args:
+        dim: channels of the tokens. classes: logits.
+        dropout: before the linear layer.
+        scale: factor on the initial weights of the linear layer, so that all classes start (nearly) equal.
+        eps: of the LayerNorm.
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        *,
+        dropout: float = 0.0,
+        scale: float = 1e-3,
+        eps: float = 1e-6,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.fc_norm = nn.LayerNorm(dim, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(dim, classes)
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.head.weight, std=0.02, generator=generator).mul_(scale)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(B, N, dim)`` -> ``(B, classes)``."""
+        return self.head(self.dropout(self.fc_norm(tokens.mean(1))))

@@ -285,3 +285,14 @@ def test_bfloat16_autocast_stays_near(kind: str, attention: str) -> None:
     assert (rough.float() - exact).abs().mean() < 0.03 * exact.abs().mean()
     loss.backward()
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["sincos_flat", "rope"])
+def test_padding_is_not_attended_to(kind: str) -> None:
+    model, x = make(replace(TINY, positions=kind, class_token=True)), clip()
+    packed = torch.tensor([[0, 3, 7, 9], [1, 5, 0, 0]])
+    valid = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    out = model(x, packed, valid)
+    torch.testing.assert_close(out[:1], model(x[:1], packed[:1]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out[1:, :2], model(x[1:], packed[1:, :2]), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(out[1:, :2], model(x[1:], packed[1:])[:, :2], atol=1e-3)

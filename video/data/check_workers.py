@@ -34,34 +34,28 @@ def in_processes(job: Callable[[T], R], items: Sequence[T], *, workers: int, cra
         for result in _until_broken(job, items[done:], workers):
             done += 1
             yield result
-        for item in items[done : done + workers * _AHEAD]:  # empty unless a process died
-            done += 1
-            yield _alone(job, item, crashed)
+        suspects = items[done : done + workers * _AHEAD]  # empty unless a process died
+        while suspects:
+            for result in _until_broken(job, suspects, 1, ahead=1):
+                done += 1
+                suspects = suspects[1:]
+                yield result
+            if suspects:
+                done += 1
+                yield crashed(suspects[0])
+                break
 
 
-def _until_broken(job: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def _until_broken(job: Callable[[T], R], items: Sequence[T], workers: int, *, ahead: int = _AHEAD) -> Iterator[R]:
     """Results in order, until the end or until a process dies."""
-    with _pool(workers) as pool:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting: deque[Future[R]] = deque()
-        rest = iter(items)
         try:
-            for item in rest:
+            for item in items:
                 waiting.append(pool.submit(job, item))
-                if len(waiting) == workers * _AHEAD:
+                if len(waiting) == workers * ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             return
-
-
-def _alone(job: Callable[[T], R], item: T, crashed: Callable[[T], R]) -> R:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(job, item).result()
-        except BrokenProcessPool:
-            return crashed(item)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))

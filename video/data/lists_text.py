@@ -141,8 +141,12 @@ def _three_columns(
     if layout not in ("auto", "path start total", "dir frames label"):
         raise ValueError(f"{path}: has three columns; layout must be 'path start total' or 'dir frames label', got {layout!r}")
     if layout == "path start total" or (layout == "auto" and windows):
-        first_number = _first_number(path, root, [name for name, _ in parsed]) if folders else 0
-        rows = [Row((name,), None, max(start - first_number, 0), None if total < 0 else total) for (name, _), (start, total) in zip(parsed, pairs)]
+        dirs = [name for name, _ in parsed if not is_video(Path(name))]
+        first = _first_number(path, root, dirs) if dirs else 0  # VideoMAE V2 counts frame files by their number, which mostly begins at 1
+        rows = [
+            Row((name,), None, start if is_video(Path(name)) else max(start - first, 0), None if total < 0 else total)
+            for (name, _), (start, total) in zip(parsed, pairs)
+        ]
         return "path start total", rows, names
     if layout == "dir frames label" or folders:
         return "dir frames label", [Row((name,), label, 0, count) for (name, _), (count, label) in zip(parsed, pairs)], names

@@ -1,12 +1,15 @@
 """``suite3d data transcode``: re-encode once so that every later epoch decodes a fraction.
 
 A clip of a file as downloaded costs up to a whole group of 250 pictures to reach; with a key frame every 16 pictures, a short side of 256
-and H.264 without deblocking and CABAC ("fastdecode") it costs a quarter or less, for about a quarter more disk at the same size.
+and H.264 without deblocking and CABAC ("fastdecode") it costs a quarter, for about a quarter more disk at the same size
+(benchmarks/video_data.py).
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +30,8 @@ from suite3d.video.data.reader import close_readers, count_frames, probe_video, 
 from suite3d.video.data.stills import natural_key
 
 _TIME_BASE = Fraction(1, 90_000)
+# Three of four pictures are B-frames that nothing refers to, so a reader that wants every fourth frame leaves most of them undecoded.
+_DROPPABLE = "force-cfr=0:b-adapt=0:b-pyramid=none"
 
 
 @dataclass(kw_only=True)
@@ -78,7 +83,7 @@ def transcode_file(source: Path, target: Path, config: TranscodeConfig) -> Trans
         if target.is_file() and note.is_file() and _read_note(note) == {**signature, "bytes": target.stat().st_size}:
             return Transcoded(source, target, "kept", bytes_in=source.stat().st_size, bytes_out=target.stat().st_size)
         frames = count_frames(source)
-        write_atomically(target, lambda temporary: _encode_checked(source, temporary, frames, config))
+        write_atomically(target, functools.partial(_encode_checked, source, frames=frames, config=config))
         write_text(note, json.dumps({**signature, "bytes": target.stat().st_size}) + "\n")
     except BadSample as bad:
         return Transcoded(source, target, "failed", reason=bad.reason)
@@ -135,11 +140,10 @@ def plan(source: Path, out: Path) -> list[tuple[Path, Path]]:
 def _copy_lists(source: Path, out: Path) -> None:
     for path in source.rglob("*"):
         if path.suffix.lower() in (".csv", ".txt", ".json", ".tsv", ".cls") and path.is_file() and not path.name.startswith("."):
-            data = path.read_bytes()
-            write_atomically(out / path.relative_to(source), lambda temporary, data=data: temporary.write_bytes(data))
+            write_atomically(out / path.relative_to(source), functools.partial(shutil.copyfile, path))
 
 
-def _encode_checked(source: Path, temporary: Path, frames: int, config: TranscodeConfig) -> None:
+def _encode_checked(source: Path, temporary: Path, *, frames: int, config: TranscodeConfig) -> None:
     """Encode to ``temporary`` and count what is in it. Raises BadSample when the counts differ."""
     try:
         _encode(source, temporary, config)
@@ -162,7 +166,7 @@ def _encode(source: Path, temporary: Path, config: TranscodeConfig) -> None:
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             context = stream.codec_context
             context.thread_count, context.gop_size, context.time_base = 1, config.gop, _TIME_BASE
-            options = {"crf": str(config.crf), "preset": config.preset, "sc_threshold": "0", "x264-params": "force-cfr=0"}
+            options = {"crf": str(config.crf), "preset": config.preset, "sc_threshold": "0", "x264-params": _DROPPABLE}
             stream.options = {**options, "tune": config.tune} if config.tune else options
             for time, picture in zip(times, reader.walk()):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")

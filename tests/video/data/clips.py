@@ -120,3 +120,14 @@ def write_image(path: Path, image: np.ndarray) -> Path:
     frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=codec.pix_fmt)
     path.write_bytes(b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)]))
     return path
+
+
+def damage(path: Path, packet: int) -> Path:
+    """Overwrite one packet of the file with zeros."""
+    with av.open(str(path)) as container:
+        places = [(found.pos, found.size) for found in container.demux(video=0) if found.size]
+    data = bytearray(path.read_bytes())
+    start, size = places[packet]
+    data[start : start + size] = b"\0" * size
+    path.write_bytes(bytes(data))
+    return path

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from omegaconf import OmegaConf
+
 from suite3d.config import ConfigError
 from suite3d.interop.vit import LAYOUTS, Layout, export_vit
+from suite3d.interop.vit.tables import IMAGENET_MEAN, IMAGENET_STD
 
 
 def export_run(run: Path, out: Path, options: Sequence[str] = ()) -> str:
@@ -32,6 +35,17 @@ def export_run(run: Path, out: Path, options: Sequence[str] = ()) -> str:
     if run.is_dir() and not (run / "encoder.safetensors").is_file():
         raise ConfigError(f"{run} is not a run with a saved encoder: {run / 'encoder.safetensors'} does not exist")
     try:
-        return export_vit(run, out, layout=cast(Layout, layout))
+        mean, std = _normalisation(run)
+        return export_vit(run, out, layout=cast(Layout, layout), mean=mean, std=std)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
+
+
+def _normalisation(run: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels the run was trained on, from its configuration; ImageNet's where it names none."""
+    file = (run if run.is_dir() else run.parent) / "config.yaml"
+    if not file.is_file():
+        return IMAGENET_MEAN, IMAGENET_STD
+    config = OmegaConf.load(file)
+    mean, std = (OmegaConf.select(config, f"augment.{name}", default=default) for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+    return [float(value) for value in mean], [float(value) for value in std]

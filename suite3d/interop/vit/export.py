@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,7 +43,15 @@ _INSIDE_A_LAYER = (
 )
 
 
-def export_vit(weights: Path | str | nn.Module, out: Path | str, *, layout: Layout, config: ViTConfig | None = None) -> str:
+def export_vit(
+    weights: Path | str | nn.Module,
+    out: Path | str,
+    *,
+    layout: Layout,
+    config: ViTConfig | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> str:
     """Write ``out`` in another project's layout and say in one line what it holds and how it is read there.
 
     Args:
@@ -53,6 +61,7 @@ def export_vit(weights: Path | str | nn.Module, out: Path | str, *, layout: Layo
         layout: ``videomae`` (pre-training file), ``videomae_finetuned``, ``transformers`` (as on the hub and read by v4 and v5),
             ``transformers_v5`` (names of the modules of v5), ``timm`` (image transformer of the frames' sum).
         config: sizes of the encoder, where ``weights`` does not say them.
+        mean, std: the pixel normalisation the network was trained with, for the record and transformers' preprocessor.
 
     Raises:
         ValueError: an unknown layout, or a network the other project cannot express; nothing is written.
@@ -64,8 +73,8 @@ def export_vit(weights: Path | str | nn.Module, out: Path | str, *, layout: Layo
     heads = _decoder_heads(weights, state) if layout.startswith("transformers") else None
     record: dict[str, Any] = {
         "config": asdict(config),
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "mean": list(mean),
+        "std": list(std),
         "licence": origin.get("licence", "that of your data and of suite3d's weights"),
     }
     if layout == "timm":
@@ -177,7 +186,7 @@ def _write_transformers(
         tensors = {key.removeprefix("videomae."): value for key, value in tensors.items()}
     settings = _transformers_config(state, config, architecture, decoder_heads) | ({"num_labels": classes} if classes else {})
     settings[RECORD] = {"licence": record["licence"]}
-    images: dict[str, Any] = {"image_processor_type": "VideoMAEImageProcessor", "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+    images: dict[str, Any] = {"image_processor_type": "VideoMAEImageProcessor", "image_mean": record["mean"], "image_std": record["std"]}
     images |= {"size": {"shortest_edge": config.clip[1]}, "crop_size": {"height": config.clip[1], "width": config.clip[2]}}
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "model.safetensors", tensors, record, wrapper=None)

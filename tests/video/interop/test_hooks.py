@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_export_and_back(tmp_path: Path) -> None:
     export_run(run / "encoder.safetensors", tmp_path / "hub", ["layout=transformers"])
     initialise_encoder(third.encoder, tmp_path / "hub")
     assert same(source.encoder, third.encoder)
+
+
+def test_the_pixel_normalisation_of_the_run_goes_along(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", make(0))
+    for expected, text in (([0.485, 0.456, 0.406], None), ([0.5, 0.5, 0.25], "augment: {mean: [0.5, 0.5, 0.25], std: [0.1, 0.2, 0.3]}")):
+        if text is not None:
+            (run / "config.yaml").write_text(text)
+        export_run(run / "encoder.safetensors", tmp_path / "hub", ["layout=transformers"])
+        assert json.loads((tmp_path / "hub" / "preprocessor_config.json").read_text())["image_mean"] == expected
+        export_run(run, tmp_path / "out.pth")
+        assert torch.load(tmp_path / "out.pth", weights_only=True)["suite3d"]["mean"] == expected
 
 
 def test_wrong_calls(tmp_path: Path) -> None:

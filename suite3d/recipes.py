@@ -43,6 +43,8 @@ class Recipe:
 _PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
 _FINETUNE = "suite3d.pointcloud.recipes.finetune"
 _VIDEO = "suite3d.video.recipes.pretrain"
+_LATENT = "suite3d.video.recipes.latent"
+_CONTRASTIVE = "suite3d.video.recipes.contrastive"
 
 RECIPES = (
     Recipe(
@@ -93,6 +95,66 @@ RECIPES = (
         target=f"{_VIDEO}:VideoMAEV2Recipe",
         needs="videos only",
         checked="loss and names equal to the definition",
+    ),
+    Recipe(
+        name="sigma",
+        stage="pretrain",
+        modality="video",
+        family="masked modelling",
+        paper="SIGMA, ECCV 2024",
+        target=f"{_LATENT}:SIGMARecipe",
+        needs="videos only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="vjepa",
+        stage="pretrain",
+        modality="video",
+        family="latent prediction",
+        paper="V-JEPA 2, 2025",
+        target=f"{_LATENT}:VJEPARecipe",
+        needs="videos only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="salt",
+        stage="pretrain",
+        modality="video",
+        family="latent prediction",
+        paper="SALT, 2025",
+        target=f"{_LATENT}:SALTRecipe",
+        needs="videos, and a finished videomae run",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="cvrl",
+        stage="pretrain",
+        modality="video",
+        family="contrastive",
+        paper="CVRL, CVPR 2021",
+        target=f"{_CONTRASTIVE}:CVRLRecipe",
+        needs="videos only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="rspnet",
+        stage="pretrain",
+        modality="video",
+        family="contrastive",
+        paper="RSPNet, AAAI 2021",
+        target=f"{_CONTRASTIVE}:RSPNetRecipe",
+        needs="videos only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="video_classify",
+        stage="finetune",
+        modality="video",
+        family="classification",
+        paper="VideoMAE (fine-tuning), NeurIPS 2022",
+        target="suite3d.video.recipes.finetune:VideoClassifyRecipe",
+        needs="labels",
+        checked="algorithm; augmentation equal to Pillow's",
     ),
     Recipe(
         name="second",

@@ -35,14 +35,15 @@ def run_twins(config: Any, world: World) -> dict[str, Any]:
     arms = {"pretrained" if config.init else "scratch": config.init} | ({"scratch": ""} if config.twin == "scratch" else {})
     runs = [(arm, _single(config, arm, init, number)) for number in range(config.seeds) for arm, init in arms.items()]
     scores: dict[str, dict[str, list[float]]] = {}
-    primary = ""
+    primary, protocol = "", None
     for (arm, _), result in zip(runs, _results([single for _, single in runs], config.jobs, world), strict=True):
-        primary = result.get("primary", primary)
+        primary, protocol = result.get("primary", primary), result.get("protocol", protocol)
         for metric, value in result.get("metrics", {}).items():
             scores.setdefault(arm, {}).setdefault(metric, []).append(value)
     outcome = compare(scores, primary)
     if world.main:
         outcome["labels"] = getattr(config, "labels", "100%")
+        outcome["protocol"] = protocol
         write_json(config.run.dir / "result.json", outcome)
         from suite3d.report.html import write_report
 

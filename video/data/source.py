@@ -95,8 +95,7 @@ class ClipSource:
         """Decode the windows of video ``index`` and draw their crops. Raises :class:`suite3d.source.BadSample`."""
         item = self.items[index]
         count = self.length(index)
-        starts = self.draw_starts(count, rng)
-        times = np.minimum(starts[:, None] + np.arange(self.frames) * self.stride, count - 1)
+        times = self.draw_times(count, rng)
         frames = read_frames(item.path, (item.start + times).reshape(-1).tolist(), reader=self.reader)
         height, width = frames.shape[1:3]
         shape = (self.windows, self.repeats)
@@ -109,9 +108,18 @@ class ClipSource:
             colors=np.stack(colors).reshape(*shape, 3, 4),
             label=-1 if item.label is None else item.label,
             name=self.name(index),
-            starts=starts,
-            short=count < (self.frames - 1) * self.stride + 1,
+            starts=times[:, 0],
+            short=count < self.span,
         )
+
+    @property
+    def span(self) -> int:
+        """Frames a video needs so that none is repeated."""
+        return (self.frames - 1) * self.stride + 1
+
+    def draw_times(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """``(windows, frames)`` int64 frame numbers in a video of ``count`` frames."""
+        return np.minimum(self.draw_starts(count, rng)[:, None] + np.arange(self.frames) * self.stride, count - 1)
 
     def draw_starts(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """``(windows,)`` first frames in a video of ``count`` frames."""

@@ -1,0 +1,1 @@
+"""What pretrained video encoders are used for."""

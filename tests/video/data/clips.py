@@ -131,3 +131,15 @@ def damage(path: Path, packet: int) -> Path:
     data[start : start + size] = b"\0" * size
     path.write_bytes(bytes(data))
     return path
+
+
+def patch_edit(path: Path, *, skip: int, rate: int = 25) -> Path:
+    """Make the (only) edit of an mp4 begin ``skip`` frames later."""
+    data = bytearray(path.read_bytes())
+    header = data.index(b"mdhd") + 4
+    scale = int.from_bytes(data[header + 12 : header + 16], "big")
+    place = data.index(b"elst") + 4 + 8  # after version, flags and count: duration, media time
+    begin = int.from_bytes(data[place + 4 : place + 8], "big") + skip * scale // rate
+    data[place + 4 : place + 8] = begin.to_bytes(4, "big")
+    path.write_bytes(bytes(data))
+    return path

@@ -14,6 +14,7 @@ import pytest
 
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.cache import _OPEN, CAPACITY
+from suite3d.video.data.decoders.index import build_index, quick_index
 from suite3d.video.data.decoders.pyav import PyavReader
 from suite3d.video.data.reader import close_readers, probe_video, read_frames
 from tests.video.data import clips
@@ -196,6 +197,11 @@ def test_frame_folders_stills_and_shards(tmp_path):
     assert np.array_equal(read_frames(member, [9, 2]), read_frames(video, [9, 2]))
     assert probe_video(member) == probe_video(video)
     assert np.array_equal(read_frames(tmp_path / "shard-000.tar" / "s.png", [0])[0], clips.picture(3))
+    with tarfile.open(tmp_path / "shard-001.tar", "w") as tar:
+        (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-400])
+        tar.add(tmp_path / "cut.mp4", "cut.mp4")
+    with pytest.raises(BadSample, match="truncated"):
+        read_frames(tmp_path / "shard-001.tar" / "cut.mp4", [0])
     with pytest.raises(BadSample, match="no such file in the archive"):
         read_frames(tmp_path / "shard-000.tar" / "gone.mp4", [0])
     (folder / "img_5.png").write_bytes(still.read_bytes()[:60])
@@ -243,7 +249,7 @@ def test_forked_workers_open_their_own(tmp_path, reader):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to measure resident memory")
 def test_memory_stays_flat_over_thousands_of_opens(tmp_path):
-    """2,500 opens; 10,000 are in benchmarks/video_data.py. A leak of one codec context (about 20 kB) an open would be 40 MB."""
+    """1,800 opens; 10,000 are in benchmarks/video_data.py. A leak of one codec context (about 20 kB) an open would be 30 MB."""
     path = clips.write(tmp_path / "tiny.mp4", 3, size=(48, 32))
 
     def resident() -> int:
@@ -254,9 +260,9 @@ def test_memory_stays_flat_over_thousands_of_opens(tmp_path):
             os.utime(path, ns=(number, number))  # another key each time: nothing comes from the cache
             read_frames(path, [0, 2])
 
-    opens(500)
+    opens(300)
     before = resident()
-    opens(2000)
+    opens(1500)
     assert resident() - before < 4 * 2**20
 
 
@@ -299,3 +305,41 @@ def test_real_streams_against_a_plain_walk():
             assert np.array_equal(reader.read(np.array([number]))[0], everything[number])
         reader.close()
     assert probe_video(clips.SHARED / "robustness" / "nasa_13013.mp4").frames == 390  # the stream a player chooses, not the first
+
+
+def both_indices(path: Path) -> tuple:
+    with av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        quick = quick_index(container, stream, path)
+        container.seek(0)
+        return quick, build_index(container, stream, path)
+
+
+def test_the_tables_of_an_mp4_say_what_its_packets_say(tmp_path):
+    """The quick index against the slow one, on every MP4 and MOV there is; it must also be the one in use."""
+    made = [make(tmp_path, name)[0] for name in STREAMS if name.endswith(".mp4")]
+    made += [clips.write_fast_start(tmp_path / "front.mp4", 20), clips.write(tmp_path / "sound.mov", 20, audio=True)]
+    used = 0
+    for path in [*made, *(path for path in REAL if path.suffix in (".mp4", ".mov"))]:
+        try:
+            quick, slow = both_indices(path)
+        except (BadSample, av.FFmpegError):
+            continue
+        if quick is not None:
+            for field in ("pts", "packet", "start", "packet_pts"):
+                assert np.array_equal(getattr(quick, field), getattr(slow, field)), (path, field)
+            assert quick.time_base == slow.time_base
+            used += 1
+        else:
+            assert path not in made, path
+    assert used >= len(made) + (12 if REAL else 0)
+
+
+@pytest.mark.parametrize("skip", [10, 13])
+def test_hidden_samples_of_an_edit_list_are_no_frames(tmp_path, skip):
+    """An edit list that begins at a later frame, a key frame or not: players show the rest, and so does the reader."""
+    path = clips.patch_edit(clips.write(tmp_path / "edit.mp4", 40, gop=10, b_frames=0), skip=skip)
+    quick, slow = both_indices(path)
+    assert quick is None and len(slow) == 40 - skip
+    assert clips.numbers(read_frames(path, range(40 - skip))) == list(range(skip, 40))
+    assert clips.numbers(read_frames(path, [39 - skip, 3])) == [39, skip + 3]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import BinaryIO
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ISO_FIRST = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 
 
-def bytes_missing(path: Path) -> str:
+def bytes_missing(file: BinaryIO) -> str:
     """What is missing of an MP4/MOV (ISO 14496-12, 4.2) or Matroska/WebM (RFC 8794) file, in words; empty when nothing is, or other format.
 
     AVI is left out: its length fields are too often wrong in files that are whole.
     """
-    with open(path, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        head = file.read(12)
-        if head[4:8] in _ISO_FIRST:
-            return _iso(file, size)
-        return _matroska(file, size) if head[:4] == _EBML else ""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(12)
+    if head[4:8] in _ISO_FIRST:
+        return _iso(file, size)
+    return _matroska(file, size) if head[:4] == _EBML else ""
 
 
 def _iso(file: BinaryIO, size: int) -> str:

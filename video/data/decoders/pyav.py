@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.convert import ToRgb
 from suite3d.video.data.decoders.extent import bytes_missing
-from suite3d.video.data.decoders.index import FrameIndex, build_index
+from suite3d.video.data.decoders.index import FrameIndex, build_index, quick_index
 
 _DROPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})  # decoders that take skip_frame packet by packet (dav1d does not)
 _SKIP_BY_READING = 48  # packets passed over unread rather than by a seek: about the cost of one seek
@@ -42,10 +42,12 @@ class PyavReader:
         self._data = data
         self._container: Any = None
         try:
-            if data is None and (missing := bytes_missing(path)):
-                raise BadSample(path, f"truncated: {missing}")
+            with open(path, "rb") if data is None else io.BytesIO(data) as file:
+                if missing := bytes_missing(file):
+                    raise BadSample(path, f"truncated: {missing}")
             self._open()
-            self.index: FrameIndex = build_index(self._container, self._stream, path)
+            quick = quick_index(self._container, self._stream, path) if data is None else None
+            self.index: FrameIndex = quick or build_index(self._container, self._stream, path)
         except (av.FFmpegError, OSError) as error:
             self.close()
             raise BadSample(path, f"cannot be read as video: {_reason(error)}") from error

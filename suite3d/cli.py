@@ -13,6 +13,7 @@ USAGE = """\
 suite3d pretrain RECIPE [key=value ...] [config=FILE.yaml]     self-supervised pretraining
 suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=value ...]
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
+suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video run (or weights file) are worth
 suite3d show RUN                                               what happened in a run; writes report.html
 suite3d export RUN OUT.pth [layout=spconv2|spconv1]            weights for OpenPCDet
 suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
@@ -82,10 +83,26 @@ def _finetune(rest: Sequence[str]) -> int:
 
 
 def _evaluate(rest: Sequence[str]) -> int:
-    from suite3d.pointcloud.recipes.evaluate import evaluate_run
+    from suite3d.recipes import recipe_of
 
-    (run,), overrides = _split(rest, 1, "evaluate RUN [key=value ...]")
-    _print_result(evaluate_run(Path(run), overrides))
+    (run,), overrides = _split(rest, 1, "evaluate RUN [knn,linear,attentive,fewshot,retrieval] [key=value ...]")
+    frozen = overrides.pop(0).split(",") if overrides and "=" not in overrides[0] else []
+    recipe = recipe_of(Path(run))
+    if recipe is not None and recipe.modality == "LiDAR" and frozen:
+        raise ConfigError(f"{run} is a LiDAR run: {', '.join(frozen)} evaluate encoders of clips and images")
+    if frozen:
+        from suite3d.video.recipes.frozen import evaluate_frozen
+
+        result = evaluate_frozen(Path(run), frozen, overrides)
+    elif recipe is not None and recipe.modality == "video":
+        from suite3d.video.recipes.evaluate import evaluate_run as evaluate_video
+
+        result = evaluate_video(Path(run), overrides)
+    else:
+        from suite3d.pointcloud.recipes.evaluate import evaluate_run
+
+        result = evaluate_run(Path(run), overrides)
+    _print_result(result)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,6 +201,15 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
         hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."
         raise ConfigError(f"unknown {stage or ''} recipe '{name}'. {hint}")
     return next(recipe for recipe in RECIPES if recipe.name == name)
+
+
+def recipe_of(run: Path) -> Recipe | None:
+    """The recipe that a run directory says it was made with; None where it does not say (a file, another folder)."""
+    stored = run / "provenance.json"
+    if not stored.is_file():
+        return None
+    said = json.loads(stored.read_text(encoding="utf-8")).get("recipe")
+    return next((recipe for recipe in RECIPES if recipe.target.endswith(f":{said}Recipe")), None)
 
 
 def resolve(recipe: Recipe, arguments: Sequence[str]) -> Any:

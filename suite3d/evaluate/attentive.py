@@ -33,9 +33,14 @@ class TokenBank(Protocol):
         dim: channels of a token.
     """
 
-    labels: Tensor
-    groups: Sequence[str]
-    dim: int
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def groups(self) -> Sequence[str]: ...
+
+    @property
+    def dim(self) -> int: ...
 
     def batches(self, rows: Sequence[int], *, batch_size: int, epoch: int) -> Iterator[tuple[list[int], Tensor]]:
         """(rows, ``(B, V, N, dim)`` tokens of their V views), in order; samples that cannot be read are left out."""

@@ -85,12 +85,13 @@ class VideoResNet(nn.Module):
     """Stem and four stages of residual blocks.
 
     Args:
-        stem: clip -> 64 channels.
+        stem: clip -> ``width`` channels.
         blocks: per stage, ``block(channels in, width, spatial stride) -> module`` with ``expansion``.
         depths: blocks per stage.
         expansion: channels out of a block over its width.
         strides: of the last feature map along (t, h, w), in frames and pixels.
         name: what :meth:`describe` says.
+        width: channels of the stem and of the first stage's blocks inside, doubled from stage to stage; 64 in all published networks.
         generator: source of the initial weights.
 
     Attributes:
@@ -107,19 +108,20 @@ class VideoResNet(nn.Module):
         expansion: int,
         strides: tuple[int, int, int],
         name: str,
+        width: int = 64,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.strides, self.name = strides, name
-        self.embed_dim = 512 * expansion
+        self.strides, self.name, self.width = strides, name, width
+        self.embed_dim = 8 * width * expansion
         self.stem = stem
-        channels, stages = 64, []
+        channels, stages = width, []
         for stage, (block, depth) in enumerate(zip(blocks, depths, strict=True)):
-            width = 64 * 2**stage
+            inside = width * 2**stage
             layers = []
             for i in range(depth):
-                layers.append(block(channels, width, 2 if stage and not i else 1))
-                channels = width * expansion
+                layers.append(block(channels, inside, 2 if stage and not i else 1))
+                channels = inside * expansion
             stages.append(nn.Sequential(*layers))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.reset_parameters(generator)
@@ -137,7 +139,7 @@ class VideoResNet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a saved file must say so that the encoder can be built again."""
-        return {"class": type(self).__name__, "name": self.name}
+        return {"class": type(self).__name__, "name": self.name, "width": self.width}
 
     def feature_map(self, x: Tensor) -> Tensor:
         """``(B, 3, T, H, W)`` -> ``(B, embed_dim, t, h, w)``."""
@@ -148,29 +150,31 @@ class VideoResNet(nn.Module):
         return rearrange(self.feature_map(x), "b c t h w -> b (t h w) c")
 
 
-def r3d_18(*, generator: torch.Generator | None = None) -> VideoResNet:
-    """R3D-18: 3 x 3 x 3 convolutions, stride 8 in time and 16 in space."""
-    stem = _normed(nn.Conv3d(3, 64, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False), 64, relu=True)
-    return _resnet_18(stem, conv_3d, "r3d_18", generator)
+def r3d_18(*, generator: torch.Generator | None = None, width: int = 64) -> VideoResNet:
+    """R3D-18: 3 x 3 x 3 convolutions, stride 8 in time and 16 in space. ``width``: see :class:`VideoResNet`."""
+    stem = _normed(nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False), width, relu=True)
+    return _resnet_18(stem, conv_3d, "r3d_18", generator, width)
 
 
-def r2plus1d_18(*, generator: torch.Generator | None = None) -> VideoResNet:
-    """R(2+1)D-18: space and time convolved in turn."""
+def r2plus1d_18(*, generator: torch.Generator | None = None, width: int = 64) -> VideoResNet:
+    """R(2+1)D-18: space and time convolved in turn. ``width``: see :class:`VideoResNet`; the stem has 45/64 of it between space and time."""
+    between = width * 45 // 64
     stem = nn.Sequential(
-        *_normed(nn.Conv3d(3, 45, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False), 45, relu=True),
-        *_normed(nn.Conv3d(45, 64, (3, 1, 1), padding=(1, 0, 0), bias=False), 64, relu=True),
+        *_normed(nn.Conv3d(3, between, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False), between, relu=True),
+        *_normed(nn.Conv3d(between, width, (3, 1, 1), padding=(1, 0, 0), bias=False), width, relu=True),
     )
-    return _resnet_18(stem, conv_2plus1d, "r2plus1d_18", generator)
+    return _resnet_18(stem, conv_2plus1d, "r2plus1d_18", generator, width)
 
 
-def r3d_50(*, generator: torch.Generator | None = None, stem_frames: int = 5, stem_stride: int = 2) -> VideoResNet:
+def r3d_50(*, generator: torch.Generator | None = None, width: int = 64, stem_frames: int = 5, stem_stride: int = 2) -> VideoResNet:
     """CVRL's R3D-50: temporal kernels 1, 1, 3, 3 by stage; stem of 5 x 7 x 7 with temporal stride 2, then a 1 x 3 x 3 maximum.
 
     Args:
+        width: see :class:`VideoResNet`.
         stem_frames, stem_stride: temporal kernel and stride of the stem; 1 and 1 give the slow path of SlowFast ("Slow R50").
     """
-    conv = nn.Conv3d(3, 64, (stem_frames, 7, 7), stride=(stem_stride, 2, 2), padding=(stem_frames // 2, 3, 3), bias=False)
-    stem = nn.Sequential(*_normed(conv, 64, relu=True), nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
+    conv = nn.Conv3d(3, width, (stem_frames, 7, 7), stride=(stem_stride, 2, 2), padding=(stem_frames // 2, 3, 3), bias=False)
+    stem = nn.Sequential(*_normed(conv, width, relu=True), nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
     return VideoResNet(
         stem=stem,
         blocks=[partial(Bottleneck, kernel=kernel) for kernel in (1, 1, 3, 3)],
@@ -178,11 +182,12 @@ def r3d_50(*, generator: torch.Generator | None = None, stem_frames: int = 5, st
         expansion=Bottleneck.expansion,
         strides=(stem_stride, 32, 32),
         name="r3d_50" if (stem_frames, stem_stride) == (5, 2) else f"r3d_50(stem_frames={stem_frames}, stem_stride={stem_stride})",
+        width=width,
         generator=generator,
     )
 
 
-def _resnet_18(stem: nn.Module, conv: Conv, name: str, generator: torch.Generator | None) -> VideoResNet:
+def _resnet_18(stem: nn.Module, conv: Conv, name: str, generator: torch.Generator | None, width: int) -> VideoResNet:
     return VideoResNet(
         stem=stem,
         blocks=[partial(BasicBlock, conv=conv)] * 4,
@@ -190,5 +195,6 @@ def _resnet_18(stem: nn.Module, conv: Conv, name: str, generator: torch.Generato
         expansion=BasicBlock.expansion,
         strides=(8, 16, 16),
         name=name,
+        width=width,
         generator=generator,
     )

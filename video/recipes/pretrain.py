@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -22,13 +23,12 @@ from suite3d.video.recipes.probe import ClipProbeConfig, build_probe
 
 
 @dataclass(kw_only=True)
-class VideoPretrainRecipe(ABC):
-    """What every pretraining recipe around a vision transformer configures; subclasses add ``method``.
+class ClipPretrainRecipe(ABC):
+    """What every pretraining recipe on clips configures, whatever the encoder; subclasses add ``encoder`` and ``method``.
 
     Attributes:
         data: the videos, and how clips are taken from them.
         augment: crops and colours; its ``size`` is the side of the encoder's input.
-        encoder: the part that survives.
         train: the loop.
         base_lr: learning rate for a batch of 256 clips; 0 = ``train.optim.lr`` as it is.
         probe: the online probe; it reads labels where the data have them and never trains the encoder.
@@ -37,29 +37,28 @@ class VideoPretrainRecipe(ABC):
 
     data: VideoDataConfig = field(default_factory=VideoDataConfig)
     augment: ClipAugmentConfig = field(default_factory=ClipAugmentConfig)
-    encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     base_lr: float = 1.5e-4
     probe: ClipProbeConfig = field(default_factory=ClipProbeConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """Frames, height and width of the encoder's input."""
+        return self.data.frames, self.augment.size, self.augment.size
+
     @abstractmethod
-    def build_method(self, encoder: VisionTransformer) -> nn.Module:
-        """The method around a fresh encoder."""
+    def build(self) -> tuple[nn.Module, dict[str, Any]]:
+        """The method around a fresh encoder, and the plain dict that rebuilds the encoder. Raises ValueError for parts that do not fit."""
 
     def build_source(self, videos: VideoList) -> Source:
         """Training clips; methods that compare windows or crops override this."""
         return build_source(self.data, self.augment, videos)
 
-    def build_encoder(self) -> VisionTransformer:
-        """The encoder for the recipe's clips."""
-        return build_vit(self.encoder, (self.data.frames, self.augment.size, self.augment.size))
-
     def task(self) -> Task:
         """Model and data, ready for the loop. Raises ConfigError when the data or the sizes do not fit."""
-        encoder = self.build_encoder()
         try:
-            method = self.build_method(encoder)
+            method, encoder_config = self.build()
         except ValueError as error:
             raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
         videos = build_list(self.data)
@@ -78,7 +77,30 @@ class VideoPretrainRecipe(ABC):
             "effective_epochs": round(budget.effective_epochs, 2),
             "lr_abs": budget.lr_abs,
         }
-        return Task(model=method, train=source, provenance=provenance, encoder_config=asdict(encoder.config), probe=probe)
+        return Task(model=method, train=source, provenance=provenance, encoder_config=encoder_config, probe=probe)
+
+
+@dataclass(kw_only=True)
+class VideoPretrainRecipe(ClipPretrainRecipe):
+    """What every pretraining recipe around a vision transformer configures; subclasses add ``method``.
+
+    Attributes:
+        encoder: the part that survives.
+    """
+
+    encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
+
+    @abstractmethod
+    def build_method(self, encoder: VisionTransformer) -> nn.Module:
+        """The method around a fresh encoder."""
+
+    def build_encoder(self) -> VisionTransformer:
+        """The encoder for the recipe's clips."""
+        return build_vit(self.encoder, self.clip)
+
+    def build(self) -> tuple[nn.Module, dict[str, Any]]:
+        encoder = self.build_encoder()
+        return self.build_method(encoder), asdict(encoder.config)
 
 
 @dataclass(kw_only=True)

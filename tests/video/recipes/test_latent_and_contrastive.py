@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from suite3d.recipes import find_recipe, resolve, run
 LOOP = ["train.steps=4", "train.batch_size=4", "train.workers=0", "train.log_every=1", "train.save_every=2", "train.device=cpu"]
 LOOP += ["train.probe_every=0", "train.visual_every=0"]
 VIT = ["encoder.dim=48", "encoder.depth=1", "encoder.heads=2", "encoder.patch=8"]
+ROOT = Path(__file__).parents[3]
 SMALL = {
     "videomae": [*VIT, "decoder.dim=24", "decoder.depth=1"],
     "sigma": [*VIT, "decoder.dim=24", "decoder.depth=1", "target.widths=[32,16]", "method.prototypes=20"],
@@ -110,3 +114,42 @@ def test_published_sizes_resolve(name):
     assert recipe.clip == {"vjepa": (16, 256, 256), "salt": (16, 256, 256), "rspnet": (16, 112, 112)}.get(name, (16, 224, 224))
     if name in ("cvrl", "rspnet"):
         assert recipe.base_lr * recipe.train.batch_size / 256 == pytest.approx({"cvrl": 0.32, "rspnet": 0.1}[name])
+
+
+@pytest.fixture(scope="module")
+def two_ranks(motion, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "runs.py"
+    arguments = {name: [*motion, *LOOP, *SMALL[name], f"run.dir={folder / name}"] for name in ("sigma", "vjepa", "cvrl", "rspnet")}
+    script.write_text(
+        "import torch.distributed as dist\nfrom suite3d.recipes import find_recipe, resolve, run\ndist.init_process_group('gloo')\n"
+        f"for name, arguments in {arguments!r}.items():\n    run(resolve(find_recipe(name), arguments))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("name", ["sigma", "vjepa"])
+def test_two_ranks_train_on_the_global_batch(name, motion, two_ranks, tmp_path):
+    """No batch norm here, so a run on two ranks is the run of one process: Sinkhorn, the loss's means and the average all cross the ranks."""
+    alone = start(name, tmp_path, motion)
+    together = [row["loss"] for row in read_json_lines(two_ranks[0] / name / "metrics.jsonl") if row["kind"] == "train"]
+    np.testing.assert_allclose(together, alone, rtol=2e-4)
+    first, second = (load_file(path / "encoder.safetensors") for path in (tmp_path, two_ranks[0] / name))
+    assert all(torch.allclose(first[key], second[key], atol=2e-4) for key in first)
+
+
+@pytest.mark.parametrize("name", ["cvrl", "rspnet"])
+def test_two_ranks_of_the_contrastive_methods(name, two_ranks):
+    folder, printed = two_ranks
+    together = [row["loss"] for row in read_json_lines(folder / name / "metrics.jsonl") if row["kind"] == "train"]
+    assert len(together) == 4 and np.isfinite(together).all()
+    assert printed.count("batch norms are not synchronised") == 1, "CVRL says so, once; RSPNet shuffles instead"
+    if name == "rspnet":
+        state = torch.load(folder / name / "checkpoints/step_00000004.pt", weights_only=True)["model"]
+        assert int(state["queue.position"]) == 4 * 4 % 16, "four steps of four keys, from both ranks"

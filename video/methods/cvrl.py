@@ -73,6 +73,10 @@ class CVRL(nn.Module):
         """``(2B, 3, T, S, S)``: the first clips of all samples, then the second ones."""
         if batch.windows != 2:
             raise ValueError(f"CVRL compares two clips of each video, the batch has {batch.windows}: use a source with windows=2")
+        if batch.repeats != 1:
+            raise ValueError(
+                f"CVRL takes every other clip for a negative, so two crops of one clip must not meet: expected data.repeats=1, got {batch.repeats}"
+            )
         views = []
         for view, config in enumerate((self.config.first, self.config.second)):
             seeds = batch.view_seeds(view)

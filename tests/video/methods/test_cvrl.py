@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,9 @@ def test_views_are_blurred_and_solarised_by_seed():
     assert torch.equal(model.views(clips), model.views(clips))
     with pytest.raises(ValueError, match="windows=2"):
         model(batch(2))
+    twice = replace(clips, boxes=clips.boxes.repeat(1, 1, 2, 1), flips=clips.flips.repeat(1, 1, 2))
+    with pytest.raises(ValueError, match="repeats=1"):
+        model(twice)
 
 
 def test_blur_is_the_kernel_applied_pixel_by_pixel():

@@ -158,6 +158,16 @@ RECIPES = (
         checked="algorithm; augmentation equal to Pillow's",
     ),
     Recipe(
+        name="video_actions",
+        stage="finetune",
+        modality="video",
+        family="action detection",
+        paper="VideoMAE / SlowFast on AVA, CVPR 2018",
+        target="suite3d.video.recipes.actions:VideoActionsRecipe",
+        needs="persons with actions (AVA csv)",
+        checked="algorithm; frame mAP equal to a slow version",
+    ),
+    Recipe(
         name="second",
         stage="finetune",
         modality="LiDAR",

@@ -15,6 +15,7 @@ from suite3d.video.data.lists_official import hmdb51, kinetics_table, something,
 from suite3d.video.data.lists_text import Row, read_rows
 
 ItemKind = Literal["video", "frames", "image"]
+LAYOUTS = ("auto", "folder", "class folders", "path start total", "dir frames label", "ssv2", "ucf101", "hmdb51")
 USABLE_PROBLEMS = frozenset({"variable frame rate", "rotated"})  # recorded by `data check`, but they decode right
 
 
@@ -96,7 +97,7 @@ def read_list(
         root: the folder the paths of the list are relative to (the list's own folder is tried next), or the list itself.
         list_file: list, or folder of split files.
         labels_file: class names: SSv2 labels json, UCF101 classInd.txt, or one name a line (``index name`` or ``name``).
-        layout: one of the names above to overrule the detection.
+        layout: one of ``LAYOUTS`` to overrule the detection.
         split, fold: for layouts that hold several.
         images: "frames" or "stills" where a folder of numbered pictures could be either; "auto" refuses to guess.
         quarantine: file written by ``suite3d data check``; unusable clips are left out and counted.
@@ -105,6 +106,8 @@ def read_list(
         ValueError: nothing found, none of the listed files exists, a line that does not fit, or a list that could mean two things.
     """
     root = Path(root)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
     if list_file is None and root.is_file() and root.suffix != ".tar":
         list_file, root = root, root.parent
     if not root.exists():
@@ -171,11 +174,12 @@ def _without(found: VideoList, quarantine: Path, root: Path) -> VideoList:
     """The list without what a check found unusable."""
     if not quarantine.is_file():
         raise ValueError(f"{quarantine}: no such quarantine file; `suite3d data check` writes one")
+    base = root if root.is_dir() else root.parent
     problems: dict[Path, str] = {}
     for row in read_json_lines(quarantine):
         if row.get("problem") not in USABLE_PROBLEMS and "path" in row:
             path = Path(row["path"])
-            problems[(path if path.is_absolute() else root / path).resolve()] = str(row["problem"])
+            problems[(path if path.is_absolute() else base / path).resolve()] = str(row["problem"])
     marks = [problems.get(item.path.resolve()) for item in found.items]
     excluded = Counter(mark for mark in marks if mark is not None)
     items = [item for item, mark in zip(found.items, marks) if mark is None]

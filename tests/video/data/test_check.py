@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_lists_with_missing_files_and_windows(tmp_path):
     path.write_text("a.mp4 0 -1\na.mp4 0 21\ngone.mp4 0 -1\n")
     assert check(tmp_path / "videos", [f"list_file={path}", f"out={tmp_path}/q.jsonl", "workers=1"]) == 0
     assert [(row["path"], row["problem"]) for row in rows(tmp_path / "q.jsonl")] == [("gone.mp4", "missing"), ("a.mp4", "too short")]
+
+
+def test_members_of_a_shard(tmp_path):
+    clips.write(tmp_path / "a.mp4", 5)
+    (tmp_path / "b.mp4").write_bytes(b"x" * 50)
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.mp4", "b.mp4"):
+            tar.add(tmp_path / name, name)
+    assert check(tmp_path / "s.tar", [f"out={tmp_path}/q.jsonl", "workers=1"]) == 0
+    assert [row["path"] for row in rows(tmp_path / "q.jsonl")] == ["s.tar/b.mp4"]
+    assert [item.path.name for item in read_list(tmp_path / "s.tar", quarantine=tmp_path / "q.jsonl").items] == ["a.mp4"]
 
 
 def test_how_much_is_decoded(tmp_path):

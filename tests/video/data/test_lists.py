@@ -210,6 +210,8 @@ def test_shards(tmp_path):
 def test_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         read_list(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="layout: expected one of"):
+        read_list(tmp_path, layout="kinetics")
     with pytest.raises(ValueError, match="holds no videos"):
         read_list(tmp_path)
     touch(tmp_path / "v.mp4")

@@ -29,7 +29,7 @@ class ToRgb:
             rgb = self._direct.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
         else:
             rgb = self._through_graph(frame)
-        plane = rgb.planes[0]  # rows are padded; a view, as the caller copies it into its clip
+        plane: Any = rgb.planes[0]  # rows are padded; a view, as the caller copies it into its clip
         picture = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
         return np.rot90(picture, round(frame.rotation / 90) % 4)
 

@@ -1,0 +1,45 @@
+"""Two ranks with unequal shares give the loss and the gradient of the one-process global batch, for every loss of two_ranks_core.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.core.losses.two_ranks_core import main
+
+SCRIPT = Path(__file__).with_name("two_ranks_core.py")
+ROOT = Path(__file__).parents[3]
+NAMES = re.findall(r'^        "([a-z0-9 ]+)": ', SCRIPT.read_text(), flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(out, rank, world):
+        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder / out), str(folder / "store"), str(rank), str(world)]
+        return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+    jobs = [start("two.pt", 0, 2), start("two.pt", 1, 2)]
+    main(str(folder / "one.pt"), "", 0, 1)
+    assert [job.wait(timeout=120) for job in jobs] == [0, 0]
+    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
+
+
+def test_every_loss_is_compared(results):
+    assert set(results[0]) == set(results[1]) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_the_global_batch(results, name):
+    one, two = (result[name] for result in results)
+    torch.testing.assert_close(two[0], one[0], atol=1e-9, rtol=1e-7)
+    assert one[1].abs().max() > 1e-4
+    torch.testing.assert_close(two[1], one[1], atol=1e-9, rtol=1e-7)

@@ -1,0 +1,52 @@
+"""Script of test_two_ranks_core.py; called like two_ranks.py. Everything in float64, so that only a wrong formula can differ."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+
+from suite3d.losses.attraction_repulsion import attraction_repulsion
+from suite3d.losses.decoupled import decoupled_contrast, weighted_decoupled_contrast
+from suite3d.losses.multi_view import mv_dhel, mv_info_nce
+
+SHARES = (5, 8)
+
+
+def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, sum(SHARES), 6, generator=generator, dtype=torch.float64)
+    views = x[:, rows] @ weight  # [3, N, 6]
+    a, b, _ = views
+    return {
+        "decoupled": decoupled_contrast(a, b, temperature=0.2),
+        "decoupled weighted": weighted_decoupled_contrast(a, b, temperature=0.2),
+        "mv info nce": mv_info_nce(views, temperature=0.3),
+        "mv dhel": mv_dhel(views, temperature=0.3),
+        "attraction repulsion": attraction_repulsion(a, views[1:].transpose(0, 1)),
+    }
+
+
+def main(out: str, store: str, rank: int, world: int) -> None:
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    first = sum(SHARES[:rank])
+    rows = slice(first, first + SHARES[rank]) if world > 1 else slice(0, sum(SHARES))
+    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    results = {}
+    for name, loss in losses(rows, weight).items():
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        value = loss.detach().clone()
+        if world > 1:
+            dist.all_reduce(gradient)
+            dist.all_reduce(value)
+        results[name] = (value / world, gradient / world)
+    if rank == 0:
+        torch.save(results, out)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,8 @@ def actors_clip(config: ActorsConfig, split: str, index: int) -> tuple[NDArray[n
     looks, tracks, people = [], [], []
     for cell in cells:
         look, action = draw_look(rng), int(rng.integers(len(kinds)))
-        at_key = np.array([*(np.array(CELLS[cell]) + rng.uniform(-0.05, 0.05, 2)), rng.random(), rng.uniform(0.4, 0.6)])
+        look = replace(look, radius=0.75 * look.radius)  # stays clear of its neighbours and of the border
+        at_key = np.array([*(np.array(CELLS[cell]) + rng.uniform(-0.03, 0.03, 2)), rng.random(), rng.uniform(0.4, 0.6)])
         speed = rng.uniform(low, high)
         start = at_key - drift(kinds[action], np.zeros((1, 4)), speed, middle + 1)[middle, 0]
         looks.append(look)

@@ -11,7 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from suite3d.engine.order import SampleOrder
+from suite3d.engine.reading import ReadingNotes
 from suite3d.source import BadSample, Source
+
+MAX_WORKERS = 256
+"""Loader processes a rank may have."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ class StepBatches(Dataset[LoadedBatch]):
     def __init__(self, source: Source, order: SampleOrder, *, micro_batch: int, rank: int = 0, world: int = 1) -> None:
         self.source, self.order = source, order
         self.micro_batch, self.rank, self.world = micro_batch, rank, world
+        self.notes = ReadingNotes(MAX_WORKERS)
 
     def __getitem__(self, item: int) -> LoadedBatch:
         start = (item * self.world + self.rank) * self.micro_batch
@@ -46,6 +51,7 @@ class StepBatches(Dataset[LoadedBatch]):
         for position in range(start, start + self.micro_batch):
             epoch, index = self.order.sample(position)
             seed = self.order.sample_seed(epoch, index)
+            self.notes.write(self.source.name(index))
             try:
                 samples.append(self.source.get(index, np.random.default_rng(seed)))
                 seeds.append(seed)
@@ -61,7 +67,8 @@ def _limit_threads(worker: int) -> None:
 def step_loader(batches: StepBatches, *, first: int, last: int, workers: int, pin: bool) -> Iterator[LoadedBatch]:
     """Micro-batches ``first .. last - 1`` in order, loaded ahead by ``workers`` processes (0 = in this one).
 
-    Raises RuntimeError naming the worker when one dies (out of memory, a crash in a decoder).
+    A worker that dies (out of memory, a crash in a decoder) raises torch's RuntimeError, here or wherever the caller is at that moment:
+    :func:`suite3d.engine.reading.naming_dead_workers` around both names the sample.
     """
     loader = DataLoader(
         batches,

@@ -21,6 +21,7 @@ from suite3d.engine.loader import LoadedBatch, StepBatches, first_readable, step
 from suite3d.engine.norms import recalibrate_norms
 from suite3d.engine.optim import build_optimizer, clip_gradients, schedule, set_schedule
 from suite3d.engine.order import SampleOrder, stream_seed
+from suite3d.engine.reading import naming_dead_workers
 from suite3d.engine.rundir import RunDirectory
 from suite3d.engine.task import Task, TrainConfig
 from suite3d.evaluate.diagnostics import CollapseMonitor
@@ -122,13 +123,14 @@ class Trainer:
         self.model.train()
         self.window = time.perf_counter()
         self.window_step = self.step
-        while self.step < self.total:
-            start = time.perf_counter()
-            loaded = [next(loader) for _ in range(per_step)]
-            self.waited += time.perf_counter() - start
-            self._one_step(loaded)
-            self.step += 1
-            self._periodic()
+        with naming_dead_workers(self.batches.notes):
+            while self.step < self.total:
+                start = time.perf_counter()
+                loaded = [next(loader) for _ in range(per_step)]
+                self.waited += time.perf_counter() - start
+                self._one_step(loaded)
+                self.step += 1
+                self._periodic()
         self._recalibrate()
         self.save()
 

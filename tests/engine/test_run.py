@@ -17,6 +17,7 @@ from suite3d.config import ConfigError
 from suite3d.engine.distributed import world
 from suite3d.engine.files import read_json_lines
 from suite3d.engine.loop import NonFiniteLoss, run_task
+from suite3d.engine.reading import WorkerDied
 from suite3d.engine.task import Task
 from suite3d.recipes import run
 from tests.engine.toy import ToyMethod, ToyRecipe, ToySource
@@ -164,3 +165,19 @@ def test_bf16_and_average_of_weights_run(tmp_path):
     run(made)
     state = torch.load(tmp_path / "checkpoints/step_00000012.pt", weights_only=True)
     assert any(not torch.equal(state["average"][key], state["model"][key]) for key in state["model"])
+
+
+class DeadlySource(ToySource):
+    """Kills the process that reads sample 7, if it is a worker."""
+
+    def get(self, index, rng):
+        if index == 7 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().get(index, rng)
+
+
+def test_a_worker_that_dies_is_reported_with_what_it_read(tmp_path):
+    made = recipe(tmp_path)
+    made.train.workers = 2
+    with world("cpu") as here, pytest.raises(WorkerDied, match="worker [0-9]+ was reading sample7"):
+        run_task(Task(model=ToyMethod(), train=DeadlySource()), made.train, path=tmp_path, world=here, resolved=made)

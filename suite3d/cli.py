@@ -15,7 +15,7 @@ suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=val
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
 suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video run (or weights file) are worth
 suite3d show RUN                                               what happened in a run; writes report.html
-suite3d export RUN OUT.pth [layout=spconv2|spconv1]            weights for OpenPCDet
+suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, VideoMAE, transformers or timm
 suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
 suite3d data check LIST_OR_FOLDER [workers=N] [key=value ...]  which videos can be used; writes quarantine.jsonl
 suite3d data transcode SRC OUT [short_side=256] [gop=16] [key=value ...]
@@ -120,10 +120,18 @@ def _show(rest: Sequence[str]) -> int:
 
 
 def _export(rest: Sequence[str]) -> int:
-    from suite3d.pointcloud.interop.export import export_run
+    from suite3d.recipes import recipe_of
 
-    (run, out), options = _split(rest, 2, "export RUN OUT.pth [layout=spconv2|spconv1]")
-    print(export_run(Path(run), Path(out), options))
+    (run, out), options = _split(rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm]")
+    recipe = recipe_of(Path(run))
+    if recipe is not None and recipe.modality == "video":
+        from suite3d.video.interop import export_run as export_video
+
+        print(export_video(Path(run), Path(out), options))
+    else:
+        from suite3d.pointcloud.interop.export import export_run
+
+        print(export_run(Path(run), Path(out), options))
     return 0
 
 

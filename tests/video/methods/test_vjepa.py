@@ -33,7 +33,7 @@ def method(**config):
     return slow.shaken(VJEPA(encoder, LatentPredictor(24, 24, GRID, dim=24, depth=2, heads=2), VJEPAConfig(**config)))
 
 
-def slow_encode(state, clip, places, monkey_grid):
+def slow_encode(state, clip, places):
     """Tokens of ``places`` of one clip, encoded with nothing else in the sequence."""
     x = embed(clip[None], state)[:, places]
     for i in range(2):
@@ -50,10 +50,10 @@ def slow_loss(model, pixels, masks):
     for kind, hidden in enumerate(masks):
         errors = []
         for clip, mask in zip(pixels.double(), hidden):
-            target = slow_encode(part("encoder"), clip, everything, GRID)
+            target = slow_encode(part("encoder"), clip, everything)
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
             places = (~mask).nonzero()[:, 0].tolist()
-            context = slow_encode(part("student"), clip, places, GRID)
+            context = slow_encode(part("student"), clip, places)
             context = linear(context, part("predictor"), "embed")
             rest = [n for n in everything if n not in places]
             x = torch.cat([context, part("predictor")["mask_tokens"][kind].expand(len(rest), -1)])[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,9 @@ def test_runs_and_resumes_exactly(name, motion, teacher, tmp_path):
     extra = [f"init={teacher}"] if name == "salt" else []
     whole = start(name, tmp_path / "whole", motion, *extra)
     assert len(whole) == 4 and np.isfinite(whole).all()
-    start(name, tmp_path / "cut", motion, *extra)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut/encoder.safetensors").unlink()
+    (tmp_path / "cut/result.json").unlink()
     (tmp_path / "cut/checkpoints/step_00000004.pt").unlink()  # as if killed after the save at step 2
     assert start(name, tmp_path / "cut", motion, *extra) == whole
     first, second = (load_file(tmp_path / part / "encoder.safetensors") for part in ("whole", "cut"))

@@ -7,9 +7,15 @@ import sys
 import torch
 import torch.distributed as dist
 
+from suite3d.losses.adaptive_temperature import adaptive_contrast
 from suite3d.losses.attraction_repulsion import attraction_repulsion
 from suite3d.losses.decoupled import decoupled_contrast, weighted_decoupled_contrast
+from suite3d.losses.hard_negatives import hard_negative_contrast
+from suite3d.losses.mixed_negatives import mixed_info_nce
 from suite3d.losses.multi_view import mv_dhel, mv_info_nce
+from suite3d.losses.sup_re_mix import sup_re_mix
+from suite3d.losses.supervised_contrast import supervised_contrast
+from suite3d.nn.pair_temperature import PairTemperature
 
 SHARES = (5, 8)
 
@@ -18,13 +24,22 @@ def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, sum(SHARES), 6, generator=generator, dtype=torch.float64)
     views = x[:, rows] @ weight  # [3, N, 6]
-    a, b, _ = views
+    a, b, c = views
+    labels = torch.tensor([0, 1, 2, 0, 1, 3, 1, 0, 2, 4, -1, 2, 0])[rows]
+    shares = torch.rand(sum(SHARES), sum(SHARES), generator=generator, dtype=torch.float64)[rows]
+    torch.manual_seed(3)
+    temperature = PairTemperature(3, lowest=0.05).double()
     return {
         "decoupled": decoupled_contrast(a, b, temperature=0.2),
         "decoupled weighted": weighted_decoupled_contrast(a, b, temperature=0.2),
         "mv info nce": mv_info_nce(views, temperature=0.3),
         "mv dhel": mv_dhel(views, temperature=0.3),
         "attraction repulsion": attraction_repulsion(a, views[1:].transpose(0, 1)),
+        "mixed negatives": mixed_info_nce(a, b, x[2], c[:, None], temperature=0.2),
+        "hard negatives": hard_negative_contrast(a, b, temperature=0.3),
+        "adaptive temperature": adaptive_contrast(a.unflatten(1, (2, 3)), b.unflatten(1, (2, 3)), temperature),
+        "supervised contrast": supervised_contrast(a, labels, temperature=0.3),
+        "sup re mix": sup_re_mix(a, labels.double(), shares, window=2.0),
     }
 
 

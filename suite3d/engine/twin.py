@@ -56,6 +56,8 @@ def _single(config: Any, arm: str, init: str, number: int) -> Any:
     """The recipe of one arm and seed."""
     single = copy.deepcopy(config)
     single.init, single.twin, single.seeds, single.jobs = init, "none", 1, 1
+    if hasattr(single, "like") and not single.like:
+        single.like = config.init  # both arms have the network of the pretrained one
     single.train.seed = config.train.seed + number
     single.run.dir = config.run.dir / arm / f"seed{single.train.seed}"
     return single

@@ -16,13 +16,15 @@ from suite3d.engine.once import each_once
 from suite3d.engine.task import RunConfig, Task, TrainConfig
 from suite3d.evaluate.frame_map import FrameBoxes, frame_map
 from suite3d.labels import LabelSubset, choose_subset
+from suite3d.nn.vit import VisionTransformer
 from suite3d.video.data.actions import ActionSource
 from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.ava import Key, KeyFrame, read_ava, read_excluded, read_label_map, write_results
 from suite3d.video.data.motion.actors import LABELS, ActorsConfig, actors_folder
 from suite3d.video.interop import initialise_encoder
 from suite3d.video.recipes.budget import set_budget
-from suite3d.video.recipes.encoder import VideoEncoderConfig, build_vit
+from suite3d.video.recipes.encoder import VideoEncoderConfig
+from suite3d.video.recipes.frozen_encoder import finetuned_encoder
 from suite3d.video.recipes.testing import loader_workers
 from suite3d.video.tasks.actions import ActionConfig, ActionDetector
 
@@ -92,7 +94,7 @@ class VideoActionsRecipe:
         encoder, head: the network.
         train, base_lr: the loop; the rate is for a batch of 256 clips, 0 = ``train.optim.lr`` as it is.
         test: testing.
-        init, init_minimum, twin, seeds, jobs, label_draw: as in :class:`suite3d.video.recipes.finetune.VideoClassifyRecipe`.
+        init, like, init_minimum, twin, seeds, jobs, label_draw: as in :class:`suite3d.video.recipes.finetune.VideoClassifyRecipe`.
         labels: share of the annotated training videos, nested and hashed.
     """
 
@@ -105,6 +107,7 @@ class VideoActionsRecipe:
     test: ActionTestConfig = field(default_factory=ActionTestConfig)
     run: RunConfig = field(default_factory=RunConfig)
     init: str = ""
+    like: str = ""
     init_minimum: float = 0.9
     twin: Literal["none", "scratch"] = "none"
     seeds: int = 1
@@ -116,7 +119,9 @@ class VideoActionsRecipe:
         """Model, annotated clips and scoring. Raises ConfigError for files that are missing or do not fit together."""
         data = read_action_data(self.data)
         size = self.augment.size
-        encoder = build_vit(self.encoder, (self.data.frames, size, size))
+        encoder = finetuned_encoder(self.encoder, self.like or self.init, (self.data.frames, size, size), keep_norm=True)
+        if not isinstance(encoder, VisionTransformer):
+            raise ConfigError(f"action detection needs a vision transformer, {self.like or self.init} holds a {type(encoder).__name__}")
         report = initialise_encoder(encoder, Path(self.init), minimum=self.init_minimum) if self.init else None
         model = ActionDetector(encoder, list(data.actions.values()), self.head)
         subset = self._subset(data)

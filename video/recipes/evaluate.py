@@ -27,7 +27,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     state = load_checkpoint(run / "checkpoints", device=device)
     if state is None:
         raise ConfigError(f"{run} holds no checkpoint yet")
-    config.init = ""
+    config.init, config.like = "", str(run)
     task = config.task()
     assert task.evaluate is not None
     model = task.model.to(device)

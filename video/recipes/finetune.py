@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.interop import initialise_encoder
 from suite3d.video.recipes.budget import Budget, set_budget
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
-from suite3d.video.recipes.encoder import VideoEncoderConfig, encoder_settings
+from suite3d.video.recipes.encoder import VideoEncoderConfig
+from suite3d.video.recipes.frozen_encoder import finetuned_encoder
 from suite3d.video.recipes.labelled import LabelledVideos, labelled_part, labelled_videos
 from suite3d.video.recipes.testing import Frames, TestingConfig, make_source, score_classifier
 from suite3d.video.tasks.classify import ClassifierConfig, ClipClassifier
@@ -30,12 +31,13 @@ class VideoClassifyRecipe:
         data: the videos; ``repeats`` is repeated augmentation: crops of every decoded clip, each recoloured and mixed by itself.
         frames: ``dense`` (frames ``data.stride`` apart, Kinetics) or ``segments`` (one of each of T equal parts, Something-Something).
         augment: crops. ``flip`` mirrors left and right: 0 where the classes tell them apart.
-        encoder: the part that is fine-tuned; as it was pretrained.
+        encoder: the part that is fine-tuned, from scratch; with ``init`` or ``like`` only its ``drop_path`` and ``checkpoint`` count.
         classifier: head and what training does to the clips.
         train: the loop; ``optim.layer_decay`` lets early layers learn more slowly.
         base_lr: learning rate for a batch of 256 clips; 0 = ``train.optim.lr`` as it is.
         test: views of a test video.
         init: run directory, ``encoder.safetensors`` or another project's file to start the encoder from; empty = from scratch.
+        like: run or file whose network is built, without its weights; empty = that of ``init``.
         init_minimum: share of the encoder's parameters that must come in, else the run refuses to start.
         twin: ``scratch`` also trains the same model without ``init`` on the same data, order and steps.
         seeds: runs per arm, with seeds ``train.seed``, ``train.seed + 1``, ...
@@ -54,6 +56,7 @@ class VideoClassifyRecipe:
     test: TestingConfig = field(default_factory=TestingConfig)
     run: RunConfig = field(default_factory=RunConfig)
     init: str = ""
+    like: str = ""
     init_minimum: float = 0.9
     twin: Literal["none", "scratch"] = "none"
     seeds: int = 1
@@ -83,11 +86,11 @@ class VideoClassifyRecipe:
     def build_model(self, classes: list[str]) -> ClipClassifier:
         """A fresh classifier. Its encoder has no final norm: the head normalises after pooling."""
         size = self.augment.size
-        settings = replace(encoder_settings(self.encoder, (self.data.frames, size, size)), final_norm=False)
+        encoder = finetuned_encoder(self.encoder, self.like or self.init, (self.data.frames, size, size), keep_norm=False)
         try:
-            return ClipClassifier(VisionTransformer(settings), classes, self.classifier)
+            return ClipClassifier(encoder, classes, self.classifier)
         except ValueError as error:
-            raise ConfigError(f"encoder: {error}") from error
+            raise ConfigError(str(error)) from error
 
     def _provenance(self, videos: LabelledVideos, subset: LabelSubset, budget: Budget) -> dict[str, Any]:
         return {

@@ -12,9 +12,13 @@ import torch
 from suite3d.cli import main
 from suite3d.config import ConfigError
 from suite3d.engine.files import read_json_lines
+from suite3d.interop.save import read_metadata, save_encoder
 from suite3d.labels import choose_subset
+from suite3d.nn.vit import VisionTransformer, ViTConfig
+from suite3d.video.backbones import r3d_18
 from suite3d.video.recipes.data import VideoDataConfig
 from suite3d.video.recipes.frozen import evaluate_frozen
+from suite3d.video.recipes.frozen_encoder import load_frozen
 from suite3d.video.recipes.labelled import item_group, labelled_part, labelled_videos
 from suite3d.write_video import write_video
 
@@ -199,3 +203,33 @@ def test_same_run_twice_is_the_same(folder, tmp_path):
         assert main([*arguments, "classifier.randaugment.layers=2", f"run.dir={tmp_path / name}"]) == 0
         losses.append([row["loss"] for row in read_json_lines(tmp_path / name / "metrics.jsonl") if row["kind"] == "train"])
     assert losses[0] == losses[1] and torch.tensor(losses[0]).isfinite().all()
+
+
+def _save(path: Path, encoder: torch.nn.Module) -> Path:
+    save_encoder(path, encoder, {"step": 1})
+    return path
+
+
+@pytest.mark.parametrize("kind", ["rope", "tokens", "r3d"])
+def test_any_encoder_file_is_fine_tuned_and_probed_as_it_is(kind, folder, tmp_path):
+    torch.manual_seed(0)
+    small = {"dim": 24, "depth": 2, "heads": 2, "clip": (8, 32, 32), "patch": (2, 8, 8)}
+    made = {
+        "rope": lambda: VisionTransformer(ViTConfig(**small, positions="rope", qkv_bias="full")),
+        "tokens": lambda: VisionTransformer(ViTConfig(**small, positions="learned", class_token=True, registers=2, layer_scale=0.1)),
+        "r3d": lambda: r3d_18(width=4),
+    }[kind]()
+    file = _save(tmp_path / "encoder.safetensors", made)
+    decay = "train.optim.layer_decay=1" if kind == "r3d" else "train.optim.layer_decay=0.5"
+    arguments = ["finetune", "video_classify", f"data.root={folder}", *SIZES[:3], *LOOP, "train.steps=1", "test.clips=1", f"init={file}", decay]
+    assert main([*arguments, "twin=scratch", f"run.dir={tmp_path / 'run'}"]) == 0
+    arms = tmp_path / "run" / "pretrained" / "seed0", tmp_path / "run" / "scratch" / "seed0"
+    described = [read_metadata(arm / "encoder.safetensors")["description"] for arm in arms]
+    assert described[0]["class"] == described[1]["class"] == type(made).__name__
+    assert main(["evaluate", str(arms[0])]) == 0
+    result = evaluate_frozen(file, ["knn"], [f"data.root={folder}", *SIZES[:3], "knn.k=[3]", "device=cpu", f"out={tmp_path / 'out'}", "random=true"])
+    assert len(result["entries"]) == 2
+    loaded = load_frozen(file, (8, 32, 32))
+    x = torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), made.eval()(x), atol=1e-5, rtol=1e-4)

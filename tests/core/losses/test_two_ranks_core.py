@@ -15,6 +15,7 @@ from tests.core.losses.two_ranks_core import main
 
 SCRIPT = Path(__file__).with_name("two_ranks_core.py")
 ROOT = Path(__file__).parents[3]
+SINGLE = {"swav", "dino", "dino sinkhorn"}  # their targets are computed in float32
 NAMES = re.findall(r'^        "([a-z0-9 ]+)": ', SCRIPT.read_text(), flags=re.MULTILINE)
 
 
@@ -40,6 +41,6 @@ def test_every_loss_is_compared(results):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_equal_the_global_batch(results, name):
     one, two = (result[name] for result in results)
-    torch.testing.assert_close(two[0], one[0], atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(two[0], one[0], atol=1e-6 if name in SINGLE else 1e-9, rtol=1e-7)
     assert one[1].abs().max() > 1e-4
-    torch.testing.assert_close(two[1], one[1], atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(two[1], one[1], atol=1e-6 if name in SINGLE else 1e-9, rtol=1e-7)

@@ -9,12 +9,18 @@ import torch.distributed as dist
 
 from suite3d.losses.adaptive_temperature import adaptive_contrast
 from suite3d.losses.attraction_repulsion import attraction_repulsion
+from suite3d.losses.barlow_twins import barlow_twins
 from suite3d.losses.decoupled import decoupled_contrast, weighted_decoupled_contrast
 from suite3d.losses.hard_negatives import hard_negative_contrast
+from suite3d.losses.koleo import koleo
 from suite3d.losses.mixed_negatives import mixed_info_nce
 from suite3d.losses.multi_view import mv_dhel, mv_info_nce
+from suite3d.losses.self_distillation import Centre, masked_distillation, self_distillation, sinkhorn_targets
+from suite3d.losses.sigreg import lejepa, sigreg
 from suite3d.losses.sup_re_mix import sup_re_mix
 from suite3d.losses.supervised_contrast import supervised_contrast
+from suite3d.losses.swav import swav
+from suite3d.losses.vicreg import vicreg
 from suite3d.nn.pair_temperature import PairTemperature
 
 SHARES = (5, 8)
@@ -29,6 +35,10 @@ def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     shares = torch.rand(sum(SHARES), sum(SHARES), generator=generator, dtype=torch.float64)[rows]
     torch.manual_seed(3)
     temperature = PairTemperature(3, lowest=0.05).double()
+    teacher = x[:2, rows]
+    centre = Centre(6, momentum=0.5)
+    centre.update(teacher)
+    scores = torch.nn.functional.normalize(views, dim=2)
     return {
         "decoupled": decoupled_contrast(a, b, temperature=0.2),
         "decoupled weighted": weighted_decoupled_contrast(a, b, temperature=0.2),
@@ -40,6 +50,15 @@ def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         "adaptive temperature": adaptive_contrast(a.unflatten(1, (2, 3)), b.unflatten(1, (2, 3)), temperature),
         "supervised contrast": supervised_contrast(a, labels, temperature=0.3),
         "sup re mix": sup_re_mix(a, labels.double(), shares, window=2.0),
+        "barlow twins": barlow_twins(a, b),
+        "vicreg": vicreg(a, b).loss,
+        "swav": swav(scores, queued=torch.nn.functional.normalize(teacher, dim=2)),
+        "dino": self_distillation(views, centre.targets(teacher, temperature=0.5)),
+        "dino sinkhorn": self_distillation(views, sinkhorn_targets(teacher, temperature=1.0)),
+        "ibot": masked_distillation(views.transpose(0, 1), x[:, rows].transpose(0, 1).softmax(2), x[:, rows, 0].T > 0),
+        "koleo": koleo(a),
+        "sigreg": sigreg(a, generator=torch.Generator().manual_seed(1), slices=8),
+        "lejepa": lejepa(views, generator=torch.Generator().manual_seed(2), weight=0.5, slices=8)[0],
     }
 
 

@@ -118,7 +118,9 @@ def held_out_split(groups: Sequence[str], labels: Sequence[int], share: float, *
             count = min(max(1, int(share * len(stratum) + 0.5)), len(stratum) - 1)
             held += [index for group in _hashed(stratum, salt)[:count] for index in members[group]]
     if not held:
-        raise ValueError("no class has two groups of samples, so nothing can be held out to choose settings on: fix them, or label more")
+        raise ValueError(
+            "no class has two groups of samples (videos), so nothing can be held out: give a single setting (one learning rate), or label more"
+        )
     kept = set(held)
     return [index for index in range(len(groups)) if index not in kept], sorted(held)
 

@@ -210,18 +210,20 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     if config.random:
         seed_everything(config.seed)
         encoders["random weights"] = fresh_like(encoder)
-    entries = []
+    entries, left_out = [], {}
     for name, network in encoders.items():
         bench = Bench(encoder=network, weights=weights_digest(network), videos=videos, train=items, config=config, device=device, cache=cache)
         for kind in kinds:
             try:
                 entries.append({"kind": kind, "weights": name, **PROTOCOLS[kind](bench)})
             except ValueError as error:
-                raise error if isinstance(error, ConfigError) else ConfigError(f"{kind}: {error}") from error
-    result = _result(run, entries, config)
-    result["label hash"] = subset.hash
+                left_out[kind] = str(error)
+    if not entries:
+        raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
+    result = _result(run, entries, config) | {"label hash": subset.hash, "left out": left_out}
     write_json(out / "result.json", result)
-    return {**result, "note": f"written to {out / 'result.json'}"}
+    said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
+    return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
 
 
 def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenConfig:

@@ -22,12 +22,13 @@ def knn(bench: Bench) -> Entry:
     """Weighted nearest neighbours; the bank holds training videos only."""
     config = bench.config
     train, test = bench.pooled(clips=config.clips, crops=config.crops)
+    bank, labels, queries = (tensor.to(bench.device) for tensor in (train.features, train.labels, test.features))
     asked = config.knn.k
     used = [k for k in asked if k <= len(train)] or [min(asked[0], len(train))]
     metrics: dict[str, float] = {}
     for k in used:
-        votes = knn_votes(train.features, train.labels, test.features, classes=len(bench.videos.classes), k=k, temperature=config.knn.temperature)
-        metrics |= {f"k={k} {name}": value for name, value in classification_scores(votes, test.labels).items()}
+        votes = knn_votes(bank, labels, queries, classes=len(bench.videos.classes), k=k, temperature=config.knn.temperature)
+        metrics |= {f"k={k} {name}": value for name, value in classification_scores(votes.cpu(), test.labels).items()}
     left = [k for k in asked if k not in used]
     protocol = {
         "in short": f"cosine, T={config.knn.temperature:g}, bank of {len(train)} training videos, {config.clips} x {config.crops} views",
@@ -42,14 +43,15 @@ def linear(bench: Bench) -> Entry:
     config = bench.config
     train, test = bench.pooled(clips=config.clips, crops=config.crops)
     settings = replace(config.linear, seed=config.seed)
-    fit = fit_linear(train.features, train.labels, classes=len(bench.videos.classes), config=settings, groups=train.groups)
+    rows, labels = train.features.to(bench.device), train.labels.to(bench.device)
+    fit = fit_linear(rows, labels, classes=len(bench.videos.classes), config=settings, groups=train.groups)
     protocol = {
         "in short": f"BN + linear, SGD, {settings.epochs} epochs, lr {fit.rate:g} chosen on {fit.chosen_on}",
         **bench.describe(clips=config.clips, crops=config.crops),
         "optimiser": f"SGD, momentum {settings.momentum:g}, weight decay {settings.weight_decay:g}, batch {settings.batch_size}, cosine",
         "chosen on": fit.chosen_on,
     }
-    metrics = classification_scores(fit.logits(test.features), test.labels)
+    metrics = classification_scores(fit.logits(test.features.to(bench.device)).cpu(), test.labels)
     return {"metrics": metrics, "protocol": protocol, "chosen": {"lr": fit.rate}, "grid": fit.grid, "skipped": train.skipped + test.skipped}
 
 
@@ -104,7 +106,8 @@ def retrieval(bench: Bench) -> Entry:
         "in short": f"cosine, {len(train)} training videos, {len(test)} test queries, mean of {config.clips} clips x {bench.config.crops} crops",
         **bench.describe(clips=config.clips, crops=bench.config.crops),
     }
-    metrics = retrieval_recall(train.features, train.labels, test.features, test.labels, ranks=config.ranks)
+    sides = [tensor.to(bench.device) for tensor in (train.features, train.labels, test.features, test.labels)]
+    metrics = retrieval_recall(*sides, ranks=config.ranks)
     return {"metrics": metrics, "protocol": protocol, "skipped": train.skipped + test.skipped}
 
 

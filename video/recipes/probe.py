@@ -54,7 +54,11 @@ class ClipProbe:
         self._kept: tuple[list[ClipBatch], list[ClipBatch]] | None = None
 
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """``{"knn", "ridge", "knn_chance"}``: accuracies; empty where a side has no readable clip."""
+        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``: accuracies; empty where a side has no readable clip.
+
+        ``knn`` is the cosine of the features as they are; for ``knn_standardised`` each channel first gets mean 0 and deviation 1 over the clips
+        to fit on (what the BatchNorm of MAE's linear probe does), which keeps a few large channels from deciding alone.
+        """
         encoder = model.encoder
         assert isinstance(encoder, nn.Module)
         return self.score(pooled(encoder), device)
@@ -71,8 +75,10 @@ class ClipProbe:
         (train, train_labels), (test, test_labels) = sides
         count = len(self.classes)
         knn = knn_probe(train, train_labels, test, test_labels, classes=count, k=self.config.k)
+        mean, scale = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+        even = knn_probe((train - mean) / scale, train_labels, (test - mean) / scale, test_labels, classes=count, k=self.config.k)
         ridge = ridge_probe(train, train_labels, test, test_labels, classes=count, penalty=self.config.penalty)
-        return {"knn": knn.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
+        return {"knn": knn.accuracy, "knn_standardised": even.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
 
     def _batches(self, side: int) -> Any:
         if self._kept is not None:

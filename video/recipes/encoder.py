@@ -83,12 +83,17 @@ def build_vit(config: VideoEncoderConfig, clip: tuple[int, int, int]) -> VisionT
 
 
 def build_decoder(config: VideoDecoderConfig, encoder: VisionTransformer, size: str, *, version: Literal[1, 2] = 1) -> SelfDecoder | CrossDecoder:
-    """The decoder for an encoder of a named size, with VideoMAE's positions. Raises ConfigError where the sizes do not fit together."""
+    """The decoder for an encoder of a named size, with the same fixed positions: VideoMAE's, or the encoder's where it has three-axis ones.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
     published = decoder_size(size, version=version)
     dim, depth, heads = config.dim or published.dim, config.depth or published.depth, config.heads or published.heads
     t, p, q = encoder.patch
     kind = CrossDecoder if config.kind == "cross" else SelfDecoder
+    positions = Positions("sincos" if encoder.config.positions == "sincos" else "sincos_flat", encoder.grid, dim)
     try:
-        return kind(encoder.embed_dim, dim, depth, heads, encoder.config.channels * t * p * q, Positions("sincos_flat", encoder.grid, dim))
+        return kind(encoder.embed_dim, dim, depth, heads, encoder.config.channels * t * p * q, positions)
     except ValueError as error:
         raise ConfigError(f"decoder: {error}") from error

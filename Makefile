@@ -23,7 +23,7 @@ demo: .venv/.base ops
 	$(BIN)/suite3d demo
 
 test: .venv/.dev ops lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -60,7 +60,9 @@ def build_like(path: Path, clip: tuple[int, int, int], *, drop_path: float = 0.0
         patch = (1 if clip[0] == 1 else stored.patch[0], stored.patch[1], stored.patch[2])
         settings = replace(stored, clip=clip, patch=patch, drop_path=drop_path, checkpoint=checkpoint, final_norm=stored.final_norm and keep_norm)
         return VisionTransformer(settings)
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    except ValueError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"{path}: {error}") from error
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 from torch import nn
 
 from suite3d.config import ConfigError
-from suite3d.interop.vit import load_vit, vit_config_of
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.predictor import LatentPredictor, initialise_rescaled
@@ -19,6 +18,7 @@ from suite3d.video.methods.salt import SALT, SALTConfig
 from suite3d.video.methods.sigma import SIGMA, ImageTarget, PixelTarget, SIGMAConfig
 from suite3d.video.methods.vjepa import VJEPA, VJEPAConfig
 from suite3d.video.recipes.encoder import VideoDecoderConfig, VideoEncoderConfig, encoder_settings
+from suite3d.video.recipes.frozen_encoder import load_frozen
 from suite3d.video.recipes.pretrain import VideoPretrainRecipe
 
 
@@ -69,7 +69,7 @@ class SIGMARecipe(VideoPretrainRecipe):
             raise ConfigError("target.kind=image needs the weights of an image transformer: give them as target.weights=FILE")
         if not file.exists():
             raise ConfigError(f"target.weights={file}: no such file or folder")
-        return ImageTarget(load_frozen(file, (1, *self.clip[1:])), encoder)
+        return ImageTarget(frozen_transformer(file, (1, *self.clip[1:])), encoder)
 
 
 @dataclass(kw_only=True)
@@ -108,7 +108,7 @@ class SALTRecipe(VideoPretrainRecipe):
             raise ConfigError("salt needs a trained teacher: run `suite3d pretrain videomae` first and give its run directory as init=RUN")
         if not self.init.exists():
             raise ConfigError(f"init={self.init}: no such run directory or file; salt needs the teacher that `suite3d pretrain videomae` trains")
-        teacher = load_frozen(self.init, self.clip)
+        teacher = frozen_transformer(self.init, self.clip)
         predictor = build_predictor(self.predictor, encoder, teacher.embed_dim, len(self.method.masks.blocks))
         return SALT(encoder, predictor, teacher, self.method)
 
@@ -125,16 +125,9 @@ def build_predictor(config: PredictorConfig, encoder: VisionTransformer, out_dim
     return LatentPredictor(encoder.embed_dim, out_dim, encoder.grid, dim=config.dim, depth=config.depth, heads=config.heads, masks=masks)
 
 
-def load_frozen(path: Path, clip: tuple[int, int, int]) -> VisionTransformer:
-    """The network that a file or run directory holds, with its weights, for clips of (frames, height, width); positions are resampled.
-
-    Raises:
-        ConfigError: no weights there.
-        ValueError: weights that are not a vision transformer's, or do not fit.
-    """
-    try:
-        network = VisionTransformer(replace(vit_config_of(path), clip=clip, drop_path=0.0, checkpoint=False))
-        load_vit(network, path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} holds no weights: {error}") from error
+def frozen_transformer(path: Path, clip: tuple[int, int, int]) -> VisionTransformer:
+    """The vision transformer that a file or run directory holds. Raises ConfigError for anything else, see :func:`load_frozen`."""
+    network = load_frozen(path, clip)
+    if not isinstance(network, VisionTransformer):
+        raise ConfigError(f"{path} holds a {type(network).__name__}, expected a vision transformer")
     return network

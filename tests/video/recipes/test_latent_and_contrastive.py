@@ -86,7 +86,7 @@ def test_salt_keeps_its_teacher_and_names_what_is_missing(motion, teacher, tmp_p
         start("salt", tmp_path / "none", motion)
     with pytest.raises(ConfigError, match="no such run"):
         start("salt", tmp_path / "none", motion, f"init={tmp_path / 'nowhere'}")
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(ConfigError, match="expected one of encoder.safetensors"):
         (tmp_path / "empty").mkdir()
         start("salt", tmp_path / "none", motion, f"init={tmp_path / 'empty'}")
 

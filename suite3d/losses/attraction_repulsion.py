@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks
-from suite3d.losses.rows import check_samples, dots, own_rows, unit
+from suite3d.losses.rows import check_samples, dots, einsum, own_rows, unit
 
 
 def attraction_repulsion(anchors: Tensor, positives: Tensor, *, attraction: float = 1.0, repulsion: float = 2.0) -> Tensor:
@@ -38,7 +38,7 @@ def attraction_repulsion(anchors: Tensor, positives: Tensor, *, attraction: floa
     own, samples = own_rows(anchors)
     check_samples("attraction_repulsion", samples)
     z, keys = unit(anchors), unit(positives)
-    near = 2 - 2 * torch.einsum("nd,nkd->nk", z, keys)  # [N, K]
+    near = 2 - 2 * einsum("nd,nkd->nk", z, keys)  # [N, K]
     far = 2 - 2 * dots(z, gather_rows(keys).flatten(0, 1)).unflatten(1, (samples, -1))  # [N, M, K]
     pull = ((attraction * near).softmax(dim=1) * near).sum(dim=1)  # [N]
     itself = (torch.arange(samples, device=own.device) == own[:, None])[:, :, None]  # [N, M, 1]

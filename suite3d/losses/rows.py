@@ -28,6 +28,12 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.transpose(-1, -2)
 
 
+def einsum(equation: str, *tensors: Tensor) -> Tensor:
+    """:func:`torch.einsum`, under autocast too in the precision of the arguments."""
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return torch.einsum(equation, *tensors)
+
+
 def own_rows(x: Tensor) -> tuple[Tensor, int]:
     """Where this rank's rows are among the gathered rows of all ranks, ``(N,)`` int64, and how many rows there are in all."""
     counts = gather_rows(torch.tensor([len(x)], device=x.device))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from suite3d.losses.gather import mean_over_ranks, sum_over_ranks
 from suite3d.losses.info_nce import check_temperature
-from suite3d.losses.rows import full_precision
+from suite3d.losses.rows import einsum, full_precision
 from suite3d.losses.sinkhorn import sinkhorn
 
 
@@ -77,7 +77,7 @@ def self_distillation(student: Tensor, teacher: Tensor, *, temperature: float = 
         raise ValueError("self_distillation expected at least two student views, got one")
     check_temperature(temperature)
     log_p = (full_precision(student) / temperature).log_softmax(dim=2)
-    cross = -torch.einsum("gnk,vnk->gv", teacher.detach().to(log_p.dtype), log_p)  # [G, V]
+    cross = -einsum("gnk,vnk->gv", teacher.detach().to(log_p.dtype), log_p)  # [G, V]
     itself = torch.eye(seen, views, dtype=torch.bool, device=cross.device)
     return mean_over_ranks(cross.masked_fill(itself, 0).sum() / (seen * (views - 1)), student.shape[1])
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks
 from suite3d.losses.info_nce import check_temperature
-from suite3d.losses.rows import dots, full_precision, own_rows, unit
+from suite3d.losses.rows import dots, einsum, full_precision, own_rows, unit
 
 
 def slots(features: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def slots(features: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
     if features.ndim != 3 or assignment.ndim != 3 or features.shape[:2] != assignment.shape[:2]:
         raise ValueError(f"slots expected features (B, N, D) and an assignment (B, N, K), got {tuple(features.shape)} and {tuple(assignment.shape)}")
     z, a = full_precision(features), full_precision(assignment)
-    pooled = torch.einsum("bnk,bnd->bkd", a, z) / a.sum(dim=1).clamp(min=torch.finfo(a.dtype).eps)[:, :, None]
+    pooled = einsum("bnk,bnd->bkd", a, z) / a.sum(dim=1).clamp(min=torch.finfo(a.dtype).eps)[:, :, None]
     occurs = F.one_hot(a.argmax(dim=2), a.shape[2]).any(dim=1)
     return F.normalize(pooled, dim=2), occurs
 

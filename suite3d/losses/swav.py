@@ -7,7 +7,7 @@ from torch import Tensor
 
 from suite3d.losses.gather import mean_over_ranks
 from suite3d.losses.info_nce import check_temperature
-from suite3d.losses.rows import full_precision
+from suite3d.losses.rows import einsum, full_precision
 from suite3d.losses.sinkhorn import sinkhorn
 
 
@@ -43,6 +43,6 @@ def swav(scores: Tensor, *, assigned: int = 2, queued: Tensor | None = None, tem
         pool = scores[crop].detach() if queued is None else torch.cat((scores[crop].detach(), queued[crop].to(scores.dtype)))
         codes.append(sinkhorn(pool, eps=eps, sweeps=sweeps)[:rows])
     targets = torch.stack(codes).to(scores.dtype)  # [A, N, K]
-    cross = -torch.einsum("ank,vnk->av", targets, (scores / temperature).log_softmax(dim=2))  # [A, V]
+    cross = -einsum("ank,vnk->av", targets, (scores / temperature).log_softmax(dim=2))  # [A, V]
     itself = torch.eye(assigned, len(scores), dtype=torch.bool, device=cross.device)
     return mean_over_ranks(cross.masked_fill(itself, 0).sum() / (assigned * (len(scores) - 1)), rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.core.losses.two_ranks_core import main
+from tests.core.losses.two_ranks_core import SHARES, inputs, losses, main
 
 SCRIPT = Path(__file__).with_name("two_ranks_core.py")
 ROOT = Path(__file__).parents[3]
@@ -44,3 +44,13 @@ def test_gradients_equal_the_global_batch(results, name):
     torch.testing.assert_close(two[0], one[0], atol=1e-6 if name in SINGLE else 1e-9, rtol=1e-7)
     assert one[1].abs().max() > 1e-4
     torch.testing.assert_close(two[1], one[1], atol=1e-6 if name in SINGLE else 1e-9, rtol=1e-7)
+
+
+def test_autocast_changes_nothing():
+    """Half precision may compute the features, never the cosines, exponentials and moments of a loss."""
+    values = []
+    for enabled in (False, True):
+        batch = inputs(slice(0, sum(SHARES)), torch.randn(6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_())
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            values.append({name: loss.item() for name, loss in losses(batch).items()})
+    assert values[0] == values[1]

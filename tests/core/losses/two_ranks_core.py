@@ -16,6 +16,7 @@ from suite3d.losses.barlow_twins import barlow_twins
 from suite3d.losses.contrastive_mim import contrastive_mim
 from suite3d.losses.decoupled import decoupled_contrast, weighted_decoupled_contrast
 from suite3d.losses.equivariance import equivariance_by_classification, equivariance_by_contrast
+from suite3d.losses.hallucinated_positives import hallucinated_positive_loss
 from suite3d.losses.hard_negatives import hard_negative_contrast
 from suite3d.losses.koleo import koleo
 from suite3d.losses.mixed_negatives import mixed_info_nce
@@ -70,6 +71,7 @@ def losses(batch: SimpleNamespace) -> dict[str, torch.Tensor]:
         "mv dhel": mv_dhel(batch.views, temperature=0.3),
         "attraction repulsion": attraction_repulsion(a, batch.views[1:].transpose(0, 1)),
         "mixed negatives": mixed_info_nce(a, b, batch.queue, c[:, None], temperature=0.2),
+        "hallucinated positives": hallucinated_positive_loss(batch.maps[0, :, 0], batch.maps[1], temperature=0.2),
         "hard negatives": hard_negative_contrast(a, b, temperature=0.3),
         "adaptive temperature": adaptive_contrast(a.unflatten(1, (2, 3)), b.unflatten(1, (2, 3)), batch.temperature),
         "supervised contrast": supervised_contrast(a, batch.labels, temperature=0.3),

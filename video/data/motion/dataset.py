@@ -19,7 +19,7 @@ from suite3d.write_video import write_video
 from suite3d.video.data.motion.kinds import KINDS, SPEEDS, drift
 from suite3d.video.data.motion.shapes import draw_ground, draw_look, render
 
-VERSION = 1
+VERSION = 2
 """Raised when the pictures change, so that old files are not taken for new ones."""
 MARK = "motion.json"
 
@@ -42,7 +42,7 @@ class MotionConfig:
     val: int = 288
     frames: int = 24
     size: int = 64
-    shapes: tuple[int, int] = (2, 4)
+    shapes: tuple[int, int] = (1, 3)
     crf: int = 12
     gop: int = 12
     seed: int = 0

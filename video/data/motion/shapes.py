@@ -65,7 +65,7 @@ class Ground:
 
 def draw_ground(rng: np.random.Generator, *, layers: int, waves: int = 4) -> Ground:
     """A random pattern; ``layers`` must exceed the size ranges that a clip runs through by two."""
-    angle, cycles = rng.uniform(0, 2 * np.pi, (layers, waves)), rng.uniform(1.6, 3.4, (layers, waves))
+    angle, cycles = rng.uniform(0, 2 * np.pi, (layers, waves)), rng.uniform(0.5, 1.3, (layers, waves))
     drawn = np.stack([np.cos(angle) * cycles, np.sin(angle) * cycles, rng.uniform(0, 1, (layers, waves))], axis=-1)
     low, high = rng.uniform(20, 120, 3), rng.uniform(135, 235, 3)
     return Ground(colors=np.stack([low, high]).astype(np.float32), waves=drawn.astype(np.float32))

@@ -28,7 +28,7 @@ def decoupled_contrast(first: Tensor, second: Tensor, *, temperature: float) -> 
     Source: Yeh et al., "Decoupled Contrastive Learning" (DCL), ECCV 2022, equation 6.
     """
     positive, repulsion, _ = _terms(first, second, temperature)
-    return mean_over_ranks((repulsion - positive / temperature).sum(), len(positive))
+    return mean_over_ranks((repulsion - positive).sum(), len(positive))
 
 
 def weighted_decoupled_contrast(first: Tensor, second: Tensor, *, temperature: float, sigma: float = 0.5) -> Tensor:
@@ -42,14 +42,13 @@ def weighted_decoupled_contrast(first: Tensor, second: Tensor, *, temperature: f
     """
     check_temperature(sigma)
     positive, repulsion, samples = _terms(first, second, temperature)
-    height = (positive / sigma).exp()  # [2N]
+    height = (positive * (temperature / sigma)).exp()  # [2N]
     weight = 2 - height / (total_over_ranks(height.sum()) / (2 * samples))
-    return mean_over_ranks((repulsion - weight * positive / temperature).sum(), len(positive))
+    return mean_over_ranks((repulsion - weight * positive).sum(), len(positive))
 
 
 def _terms(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor, int]:
-    """Cosines with the positives (2N,), log of the sums over negatives (2N,), samples over all ranks."""
+    """Similarities of the positives (2N,), log of the sums over negatives (2N,), samples over all ranks."""
     check_temperature(temperature)
-    views = two_views("decoupled_contrast", first, second)
-    repulsion = (views.others / temperature).masked_fill(~views.negative, -torch.inf).logsumexp(dim=1)
-    return views.positive, repulsion, views.samples
+    positive, others, own, samples = two_views("decoupled_contrast", first, second, temperature=temperature)
+    return positive, others.masked_fill(own, -torch.inf).logsumexp(dim=1), samples

@@ -36,13 +36,15 @@ def hard_negative_contrast(first: Tensor, second: Tensor, *, temperature: float,
     check_temperature(temperature)
     if concentration < 0 or not 0 <= prior < 1:
         raise ValueError(f"hard_negative_contrast expected concentration >= 0 and a prior in [0, 1), got {concentration} and {prior}")
-    views = two_views("hard_negative_contrast", first, second)
-    count = 2 * views.samples - 2
-    positive = views.positive / temperature  # [2N]
-    scores = (views.others / temperature).masked_fill(~views.negative, -torch.inf)  # [2N, 2M]
-    log_weights = (concentration * views.others / temperature).masked_fill(~views.negative, -torch.inf).log_softmax(dim=1)
-    hard = (log_weights + scores).logsumexp(dim=1)  # [2N] log R
+    positive, others, own, samples = two_views("hard_negative_contrast", first, second, temperature=temperature)
+    count = 2 * samples - 2
+    # log R: the weights' own sum is a second log-sum over the same similarities.
+    hard = _log_sum(others * (1 + concentration), own) - _log_sum(others * concentration, own)  # [2N]
     # Everything relative to the positive, so that no exponential of 1/t stands alone.
     ratio = count * ((hard - positive).exp() - prior) / (1 - prior)
     floor = (math.log(count) - 1 / temperature - positive).exp()
     return mean_over_ranks(torch.maximum(ratio, floor).log1p().sum(), len(positive))
+
+
+def _log_sum(scores: Tensor, left_out: Tensor) -> Tensor:
+    return scores.masked_fill(left_out, -torch.inf).logsumexp(dim=1)

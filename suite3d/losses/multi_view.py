@@ -31,8 +31,8 @@ def mv_info_nce(views: Tensor, *, temperature: float) -> Tensor:
     """
     own, everyone, agreement = _prepare("mv_info_nce", views, temperature)
     count, rows = views.shape[:2]
-    anchors = unit(views).flatten(0, 1)  # [V N, D]
-    logits = dots(anchors, everyone.flatten(0, 1)) / temperature  # [V N, V M]
+    anchors = unit(views).flatten(0, 1) / temperature  # [V N, D]; dividing here spares a matrix
+    logits = dots(anchors, everyone.flatten(0, 1))  # [V N, V M]
     samples = everyone.shape[1]
     itself = torch.arange(count, device=own.device)[:, None] * samples + own  # [V, N]
     logits = logits.scatter(1, itself.flatten()[:, None], -torch.inf)
@@ -52,7 +52,7 @@ def mv_dhel(views: Tensor, *, temperature: float) -> Tensor:
     Source: Koromilas et al., 2025, section IV (MV-DHEL); for two views DHEL, Koromilas et al., ICML 2024.
     """
     own, everyone, agreement = _prepare("mv_dhel", views, temperature)
-    logits = dots(unit(views), everyone) / temperature  # [V, N, M]
+    logits = dots(unit(views) / temperature, everyone)  # [V, N, M]
     itself = own[None, :, None].expand(len(views), -1, -1)
     uniformity = logits.scatter(2, itself, -torch.inf).logsumexp(dim=2).sum(dim=0)  # [N]
     pairs = torch.triu_indices(len(views), len(views), offset=1, device=own.device)

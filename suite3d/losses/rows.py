@@ -79,28 +79,28 @@ def check_samples(name: str, samples: int) -> None:
 
 
 class TwoViews(NamedTuple):
-    """Cosines of both views of this rank's N samples with both views of all M samples.
+    """Similarities ``z.z' / t`` of both views of this rank's N samples with both views of all M samples.
 
     Attributes:
-        positive: ``(2N,)`` cosine of each view with the other view of its sample; first all first views, then all second ones.
-        others: ``(2N, 2M)`` cosines with all views.
-        negative: ``(2N, 2M)`` bool, True for the views of other samples.
+        positive: ``(2N,)`` of each view with the other view of its sample; first all first views, then all second ones.
+        others: ``(2N, 2M)`` with all views.
+        own: ``(2N, 2M)`` bool, True for the two views of the own sample, which are no negatives.
         samples: M.
     """
 
     positive: Tensor
     others: Tensor
-    negative: Tensor
+    own: Tensor
     samples: int
 
 
-def two_views(name: str, first: Tensor, second: Tensor) -> TwoViews:
-    """Cosines within and across the two views ``(N, D)`` of a batch; N may differ between ranks."""
+def two_views(name: str, first: Tensor, second: Tensor, *, temperature: float) -> TwoViews:
+    """Similarities within and across the two views ``(N, D)`` of a batch, of unit features; N may differ between ranks."""
     check_pairs(name, first, second)
     own, samples = own_rows(first)
     check_samples(name, samples)
     first, second = unit(first), unit(second)
-    anchors = torch.cat((first, second))  # [2N, D]
+    anchors = torch.cat((first, second)) / temperature  # [2N, D]; dividing here spares a matrix
     others = dots(anchors, torch.cat((gather_rows(first), gather_rows(second))))  # [2N, 2M]
-    negative = own.repeat(2)[:, None] != torch.arange(samples, device=own.device).repeat(2)
-    return TwoViews((first * second).sum(1).repeat(2), others, negative, samples)
+    itself = own.repeat(2)[:, None] == torch.arange(samples, device=own.device).repeat(2)
+    return TwoViews((first * second).sum(1).repeat(2) / temperature, others, itself, samples)

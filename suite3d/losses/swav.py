@@ -19,7 +19,8 @@ def swav(scores: Tensor, *, assigned: int = 2, queued: Tensor | None = None, tem
     Args:
         scores: ``(V, N, K)`` cosines of V crops with K prototypes, the assigned (full-size) crops first. N may differ between ranks.
         assigned: A, 1 to V; with V = A each crop predicts the others.
-        queued: ``(A, Q, K)`` scores of features of earlier batches, with the present prototypes; they only help to balance.
+        queued: ``(A, Q, K)`` scores of features of earlier batches, with the present prototypes; they only help to balance. Ranks that hold
+            the same queue each pass their own part of it.
         temperature: t > 0. eps, sweeps: of Sinkhorn.
 
     Returns:

@@ -130,11 +130,12 @@ def slow_epps_pulley(x, knots, limit):
     return len(x) * sum((values[i] + values[i + 1]) / 2 * (points[i + 1] - points[i]) for i in range(knots - 1))
 
 
-def test_sigreg():
+@pytest.mark.parametrize("knots", [2, 16, 17])
+def test_sigreg(knots):
     z = features(9, 3, seed=1) * 1.5 + 0.3
     directions = torch.nn.functional.normalize(torch.randn(5, 3, generator=generator(), dtype=torch.float64), dim=1)
-    expected = sum(slow_epps_pulley((z @ a).tolist(), 17, 5.0) for a in directions) / 5
-    assert sigreg(z, generator=generator(), slices=5).item() == pytest.approx(expected, abs=1e-9)
+    expected = sum(slow_epps_pulley((z @ a).tolist(), knots, 5.0) for a in directions) / 5
+    assert sigreg(z, generator=generator(), slices=5, knots=knots).item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_seventeen_knots_are_the_integral():

@@ -47,7 +47,7 @@ def test_recipes_run_on_the_motion_set_and_are_deterministic(name, tmp_path, mot
     probe = [row for row in read_json_lines(tmp_path / "a/metrics.jsonl") if row["kind"] == "probe"]
     assert 0 <= probe[-1]["knn"] <= 1 and probe[-1]["knn_chance"] == pytest.approx(1 / 9)
     moving = (tmp_path / "a/pictures/reconstruction_moving_0000004.png").read_bytes()
-    assert moving.count(b"fcTL") == 8 and b"acTL" in moving
+    assert moving.count(b"fcTL") == 16 and b"acTL" in moving
     report = (tmp_path / "a/report.html").read_text()
     assert report.count("data:image/png;base64") == 2
 
@@ -74,7 +74,7 @@ def test_a_folder_with_broken_files_trains_and_lists_them(tmp_path):
     assert listed == {"empty.mp4", "text.mp4"}
     rows = read_json_lines(tmp_path / "run/metrics.jsonl")
     assert not any(row["kind"] == "probe" for row in rows), "no labels, no probe"
-    assert any(row.get("short_clips") == 1.0 for row in rows), "12 frames are fewer than 8 with stride 2"
+    assert any(row.get("short_clips") == 1.0 for row in rows), "12 frames are fewer than 16"
 
 
 def test_class_folders_without_a_validation_split_are_probed_by_halves(tmp_path):

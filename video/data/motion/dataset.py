@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from suite3d.engine.files import write_json
 from suite3d.engine.order import stream_seed
-from suite3d.write_video import write_video
 from suite3d.video.data.motion.kinds import KINDS, SPEEDS, drift
 from suite3d.video.data.motion.shapes import draw_ground, draw_look, render
+from suite3d.write_video import write_video
 
 VERSION = 2
 """Raised when the pictures change, so that old files are not taken for new ones."""

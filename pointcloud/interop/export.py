@@ -11,6 +11,7 @@ from torch import Tensor
 from suite3d.config import ConfigError
 from suite3d.engine.checkpoint import checkpoints
 from suite3d.interop.load import read_checkpoint, read_torch
+from suite3d.interop.options import chosen_layout
 from suite3d.interop.save import read_metadata
 from suite3d.pointcloud.interop.layouts import LAYOUTS, Layout
 from suite3d.pointcloud.interop.openpcdet import save_openpcdet
@@ -27,7 +28,7 @@ def export_run(run: Path, out: Path, options: Sequence[str] = ()) -> str:
     Raises:
         ConfigError: no such run, an unknown option, or an encoder OpenPCDet does not have.
     """
-    layout = _layout(options)
+    layout = cast(Layout, chosen_layout(options, LAYOUTS, "spconv2"))
     file = run / "encoder.safetensors"
     if not file.is_file():
         raise ConfigError(f"{run} is not a run with a saved encoder: {file} does not exist")
@@ -42,18 +43,6 @@ def export_run(run: Path, out: Path, options: Sequence[str] = ()) -> str:
         raise ConfigError(str(error)) from error
     what = "encoder" if detector is None else "detector"
     return f"{out}: OpenPCDet checkpoint of the {what} after {step} steps, {count} tensors ({count - 1} and global_step), sparse weights for {layout}"
-
-
-def _layout(options: Sequence[str]) -> Layout:
-    layout = "spconv2"
-    for option in options:
-        key, _, value = option.partition("=")
-        if key != "layout":
-            raise ConfigError(f"export: unknown key '{key}'. Did you mean 'layout'?")
-        if value not in LAYOUTS:
-            raise ConfigError(f"export: layout expected one of {', '.join(LAYOUTS)}, got '{value}'")
-        layout = value
-    return cast(Layout, layout)
 
 
 def _detector_state(run: Path, step: int) -> dict[str, Tensor] | None:

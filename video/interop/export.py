@@ -9,6 +9,7 @@ from typing import cast
 from omegaconf import OmegaConf
 
 from suite3d.config import ConfigError
+from suite3d.interop.options import chosen_layout
 from suite3d.interop.vit import LAYOUTS, Layout, export_vit
 from suite3d.interop.vit.tables import IMAGENET_MEAN, IMAGENET_STD
 
@@ -24,19 +25,12 @@ def export_run(run: Path, out: Path, options: Sequence[str] = ()) -> str:
     Raises:
         ConfigError: no such run, an unknown option, or a network the other project cannot express.
     """
-    layout = "videomae"
-    for option in options:
-        key, _, value = option.partition("=")
-        if key != "layout":
-            raise ConfigError(f"export: unknown key '{key}'. Did you mean 'layout'?")
-        if value not in LAYOUTS:
-            raise ConfigError(f"export: layout expected one of {', '.join(LAYOUTS)}, got '{value}'")
-        layout = value
+    layout = cast(Layout, chosen_layout(options, LAYOUTS, "videomae"))
     if run.is_dir() and not (run / "encoder.safetensors").is_file():
         raise ConfigError(f"{run} is not a run with a saved encoder: {run / 'encoder.safetensors'} does not exist")
     try:
         mean, std = _normalisation(run)
-        return export_vit(run, out, layout=cast(Layout, layout), mean=mean, std=std)
+        return export_vit(run, out, layout=layout, mean=mean, std=std)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(str(error)) from error
 

@@ -31,6 +31,7 @@ SIZES = [
     "encoder.depth=2",
     "encoder.heads=2",
     "encoder.patch=8",
+    "encoder.tubelet=2",
 ]
 LOOP = ["train.steps=3", "train.batch_size=4", "train.workers=0", "train.log_every=1", "train.save_every=0", "train.device=cpu"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,40 @@ from suite3d.nn.positions import Positions
 from suite3d.nn.vit import MLP, Block, initialise
 
 
-class SelfDecoder(nn.Module):
+class _Decoder(nn.Module):
+    """What both decoders are made of, drawn in this order."""
+
+    def __init__(
+        self,
+        enc_dim: int,
+        dim: int,
+        num_outputs: int,
+        positions: Positions,
+        blocks: Iterator[nn.Module],
+        *,
+        mlp_ratio: float,
+        eps: float,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        if positions.dim != dim:
+            raise ValueError(f"the decoder's positions expected {dim} channels like the decoder, got {positions.dim}")
+        self.mlp_ratio = mlp_ratio
+        self.encoder_to_decoder = nn.Linear(enc_dim, dim, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = positions
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.head = nn.Linear(dim, num_outputs)
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all weights afresh."""
+        initialise(self, generator)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+
+
+class SelfDecoder(_Decoder):
     """Self-attention over the visible tokens and one mask token per target, as in VideoMAE (Tong et al., NeurIPS 2022, section 3.3).
 
         [bridge(tokens) + p(visible), mask_token + p(targets)] -> blocks -> the last M tokens -> LayerNorm -> linear head
@@ -41,21 +76,8 @@ class SelfDecoder(nn.Module):
         eps: float = 1e-6,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        _check_positions(positions, dim)
-        self.mlp_ratio = mlp_ratio
-        self.encoder_to_decoder = nn.Linear(enc_dim, dim, bias=False)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = positions
-        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, eps=eps) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=eps)
-        self.head = nn.Linear(dim, num_outputs)
-        self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights afresh."""
-        initialise(self, generator)
-        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+        blocks = (Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, eps=eps) for _ in range(depth))
+        super().__init__(enc_dim, dim, num_outputs, positions, blocks, mlp_ratio=mlp_ratio, eps=eps, generator=generator)
 
     def forward(self, tokens: Tensor, visible: Tensor, targets: Tensor) -> Tensor:
         """``tokens (B, V, enc_dim)`` at ``visible (B, V)`` -> predictions ``(B, M, num_outputs)`` at ``targets (B, M)``; indices int64."""
@@ -84,7 +106,7 @@ class CrossBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class CrossDecoder(nn.Module):
+class CrossDecoder(_Decoder):
     """Every target reads the visible tokens by itself, as in CrossMAE (Fu et al., "Rethinking Patch Dependence for Masked Autoencoders", 2024).
 
         mask_token + p(targets) -> blocks of cross-attention on bridge(tokens) -> LayerNorm -> linear head
@@ -110,21 +132,8 @@ class CrossDecoder(nn.Module):
         eps: float = 1e-6,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        _check_positions(positions, dim)
-        self.mlp_ratio = mlp_ratio
-        self.encoder_to_decoder = nn.Linear(enc_dim, dim, bias=False)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.pos_embed = positions
-        self.blocks = nn.ModuleList(CrossBlock(dim, heads, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=eps)
-        self.head = nn.Linear(dim, num_outputs)
-        self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw all weights afresh."""
-        initialise(self, generator)
-        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+        blocks = (CrossBlock(dim, heads, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
+        super().__init__(enc_dim, dim, num_outputs, positions, blocks, mlp_ratio=mlp_ratio, eps=eps, generator=generator)
 
     def forward(self, tokens: Tensor, visible: Tensor, targets: Tensor) -> Tensor:
         """As :meth:`SelfDecoder.forward`; ``visible`` is not needed and taken so that the two decoders can stand for one another."""
@@ -133,8 +142,3 @@ class CrossDecoder(nn.Module):
         for block in self.blocks:
             x = block(x, context)
         return self.head(self.norm(x))  # (B, M, num_outputs)
-
-
-def _check_positions(positions: Positions, dim: int) -> None:
-    if positions.dim != dim:
-        raise ValueError(f"the decoder's positions expected {dim} channels like the decoder, got {positions.dim}")

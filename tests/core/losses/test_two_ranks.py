@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.core.losses.rank_jobs import finish, start
+
 SCRIPT = Path(__file__).with_name("two_ranks.py")
-ROOT = Path(__file__).parents[3]
 NAMES = (
     "info_nce",
     "info_nce symmetric",
@@ -30,14 +28,8 @@ NAMES = (
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def start(out, rank, world):
-        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder / out), str(folder / "store"), str(rank), str(world)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment)
-
-    jobs = [start("one.pt", 0, 1), start("two.pt", 0, 2), start("two.pt", 1, 2)]
-    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+    jobs = [start(SCRIPT, folder / "one.pt", 0, 1), start(SCRIPT, folder / "two.pt", 0, 2), start(SCRIPT, folder / "two.pt", 1, 2)]
+    finish(jobs)
     return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
 
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.core.losses.rank_jobs import finish, start
+
 SCRIPT = Path(__file__).with_name("two_ranks_contrastive.py")
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def start(out, rank, world):
-        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder / out), str(folder / "store"), str(rank), str(world)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment)
-
-    jobs = [start("one", 0, 1), start("two", 0, 2), start("two", 1, 2)]
-    assert [job.wait(timeout=120) for job in jobs] == [0, 0, 0]
+    jobs = [start(SCRIPT, folder / "one", 0, 1), start(SCRIPT, folder / "two", 0, 2), start(SCRIPT, folder / "two", 1, 2)]
+    finish(jobs)
     return [torch.load(folder / name) for name in ("one.0", "two.0", "two.1")]
 
 

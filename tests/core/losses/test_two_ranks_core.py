@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.core.losses.two_ranks_core import SHARES, inputs, losses, main
+from tests.core.losses.rank_jobs import SHARES, finish, start
+from tests.core.losses.two_ranks_core import inputs, losses, main
 
 SCRIPT = Path(__file__).with_name("two_ranks_core.py")
-ROOT = Path(__file__).parents[3]
 SINGLE = {"swav", "dino", "dino sinkhorn", "bag of words"}  # their targets are computed in float32
 NAMES = re.findall(r'^        "([a-z0-9 ]+)": ', SCRIPT.read_text(), flags=re.MULTILINE)
 
@@ -22,15 +19,9 @@ NAMES = re.findall(r'^        "([a-z0-9 ]+)": ', SCRIPT.read_text(), flags=re.MU
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-    def start(out, rank, world):
-        command = [sys.executable, "-W", "ignore", str(SCRIPT), str(folder / out), str(folder / "store"), str(rank), str(world)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment)
-
-    jobs = [start("two.pt", 0, 2), start("two.pt", 1, 2)]
+    jobs = [start(SCRIPT, folder / "two.pt", 0, 2), start(SCRIPT, folder / "two.pt", 1, 2)]
     main(str(folder / "one.pt"), "", 0, 1)
-    assert [job.wait(timeout=120) for job in jobs] == [0, 0]
+    finish(jobs)
     return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 
 import torch
-import torch.distributed as dist
 
 from suite3d.losses.chamfer import chamfer_loss
 from suite3d.losses.info_nce import info_nce
@@ -17,8 +16,7 @@ from suite3d.losses.masked_pixels import token_mse
 from suite3d.losses.occupancy import occupancy_loss
 from suite3d.losses.region_info_nce import point_level_region_loss, region_aware_point_loss
 from suite3d.losses.smooth_l1 import smooth_l1_loss
-
-SHARES = (5, 8)
+from tests.core.losses.rank_jobs import SHARES, gradients, group
 
 
 def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -48,23 +46,10 @@ def losses(rows: slice, weight: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def main(out: str, store: str, rank: int, world: int) -> None:
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    first = sum(SHARES[:rank])
-    rows = slice(first, first + SHARES[rank]) if world > 1 else slice(0, sum(SHARES))
-    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    results = {}
-    for name, loss in losses(rows, weight).items():
-        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
-        value = loss.detach().clone()
-        if world > 1:
-            dist.all_reduce(gradient)
-            dist.all_reduce(value)
-        results[name] = (value / world, gradient / world)
-    if rank == 0:
-        torch.save(results, out)
-    if world > 1:
-        dist.destroy_process_group()
+    with group(store, rank, world) as rows:
+        results = gradients(lambda weight: losses(rows, weight), world)
+        if rank == 0:
+            torch.save(results, out)
 
 
 if __name__ == "__main__":

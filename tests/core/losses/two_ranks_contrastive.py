@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from suite3d.losses.margin_ranking import margin_ranking_loss
@@ -15,8 +14,7 @@ from suite3d.losses.queue_info_nce import queue_info_nce
 from suite3d.losses.sinkhorn import sinkhorn, swapped_prediction
 from suite3d.nn.momentum import run_shuffled
 from suite3d.nn.queue import FeatureQueue
-
-SHARES = (5, 8)
+from tests.core.losses.rank_jobs import SHARES, gradients, group
 
 
 class Spy(nn.Module):
@@ -63,22 +61,9 @@ def others(rows: slice) -> dict[str, torch.Tensor]:
 
 
 def main(out: str, store: str, rank: int, world: int) -> None:
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    first = sum(SHARES[:rank])
-    rows = slice(first, first + SHARES[rank]) if world > 1 else slice(0, sum(SHARES))
-    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    results = {}
-    for name, loss in losses(rows, weight).items():
-        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
-        value = loss.detach().clone()
-        if world > 1:
-            dist.all_reduce(gradient)
-            dist.all_reduce(value)
-        results[name] = (value / world, gradient / world)
-    torch.save({"losses": results, "others": others(rows)}, f"{out}.{rank}")
-    if world > 1:
-        dist.destroy_process_group()
+    with group(store, rank, world) as rows:
+        results = gradients(lambda weight: losses(rows, weight), world)
+        torch.save({"losses": results, "others": others(rows)}, f"{out}.{rank}")
 
 
 if __name__ == "__main__":

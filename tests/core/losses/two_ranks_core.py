@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import torch
-import torch.distributed as dist
 
 from suite3d.losses.adaptive_temperature import adaptive_contrast
 from suite3d.losses.alignment_uniformity import alignment_loss, uniformity_loss
@@ -31,8 +30,7 @@ from suite3d.losses.supervised_contrast import supervised_contrast
 from suite3d.losses.swav import swav
 from suite3d.losses.vicreg import vicreg
 from suite3d.nn.pair_temperature import PairTemperature
-
-SHARES = (5, 8)
+from tests.core.losses.rank_jobs import SHARES, gradients, group
 
 
 def inputs(rows: slice, weight: torch.Tensor) -> SimpleNamespace:
@@ -99,23 +97,10 @@ def losses(batch: SimpleNamespace) -> dict[str, torch.Tensor]:
 
 
 def main(out: str, store: str, rank: int, world: int) -> None:
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    first = sum(SHARES[:rank])
-    rows = slice(first, first + SHARES[rank]) if world > 1 else slice(0, sum(SHARES))
-    weight = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
-    results = {}
-    for name, loss in losses(inputs(rows, weight)).items():
-        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
-        value = loss.detach().clone()
-        if world > 1:
-            dist.all_reduce(gradient)
-            dist.all_reduce(value)
-        results[name] = (value / world, gradient / world)
-    if rank == 0:
-        torch.save(results, out)
-    if world > 1:
-        dist.destroy_process_group()
+    with group(store, rank, world) as rows:
+        results = gradients(lambda weight: losses(inputs(rows, weight)), world, torch.float64)
+        if rank == 0:
+            torch.save(results, out)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from suite3d.losses.gather import mean_over_ranks
 from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.log_partition import log_partition
 from suite3d.losses.rows import total_over_ranks, two_views
 
 
@@ -50,5 +50,5 @@ def weighted_decoupled_contrast(first: Tensor, second: Tensor, *, temperature: f
 def _terms(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor, int]:
     """Similarities of the positives (2N,), log of the sums over negatives (2N,), samples over all ranks."""
     check_temperature(temperature)
-    positive, others, own, samples = two_views("decoupled_contrast", first, second, temperature=temperature)
-    return positive, others.masked_fill(own, -torch.inf).logsumexp(dim=1), samples
+    pair = two_views("decoupled_contrast", first, second, temperature=temperature)
+    return pair.positive, log_partition(pair.anchors, pair.views, leave_out=(pair.own, pair.sample)), pair.samples

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from suite3d.losses.gather import mean_over_ranks
 from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.log_partition import log_partition
 from suite3d.losses.rows import two_views
 
 
@@ -36,15 +37,13 @@ def hard_negative_contrast(first: Tensor, second: Tensor, *, temperature: float,
     check_temperature(temperature)
     if concentration < 0 or not 0 <= prior < 1:
         raise ValueError(f"hard_negative_contrast expected concentration >= 0 and a prior in [0, 1), got {concentration} and {prior}")
-    positive, others, own, samples = two_views("hard_negative_contrast", first, second, temperature=temperature)
-    count = 2 * samples - 2
+    pair = two_views("hard_negative_contrast", first, second, temperature=temperature)
+    positive, left_out = pair.positive, (pair.own, pair.sample)
+    count = 2 * pair.samples - 2
     # log R: the weights' own sum is a second log-sum over the same similarities.
-    hard = _log_sum(others * (1 + concentration), own) - _log_sum(others * concentration, own)  # [2N]
+    hard = log_partition(pair.anchors * (1 + concentration), pair.views, leave_out=left_out)
+    hard = hard - log_partition(pair.anchors * concentration, pair.views, leave_out=left_out)  # [2N]
     # Everything relative to the positive, so that no exponential of 1/t stands alone.
     ratio = count * ((hard - positive).exp() - prior) / (1 - prior)
     floor = (math.log(count) - 1 / temperature - positive).exp()
     return mean_over_ranks(torch.maximum(ratio, floor).log1p().sum(), len(positive))
-
-
-def _log_sum(scores: Tensor, left_out: Tensor) -> Tensor:
-    return scores.masked_fill(left_out, -torch.inf).logsumexp(dim=1)

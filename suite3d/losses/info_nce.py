@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from suite3d.losses.gather import gather_rows, mean_over_ranks, rank, sum_over_ranks
+from suite3d.losses.gather import gather_rows, mean_over_ranks, sum_over_ranks
+from suite3d.losses.log_partition import log_partition
+from suite3d.losses.rows import unit
 
 
 def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, symmetric: bool = False, global_negatives: bool = True) -> Tensor:
@@ -32,7 +33,7 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, symmetric: bo
     pairs = int(sum_over_ranks(torch.tensor(len(queries), device=queries.device))) if global_negatives else len(queries)
     if pairs < 2:
         raise ValueError(f"info_nce expected at least two pairs, since the others are the negatives, got {pairs}")
-    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
+    queries, keys = unit(queries), unit(keys)
     loss = _one_direction(queries, keys, temperature, global_negatives)
     if symmetric:
         loss = (loss + _one_direction(keys, queries, temperature, global_negatives)) / 2
@@ -40,20 +41,10 @@ def info_nce(queries: Tensor, keys: Tensor, *, temperature: float, symmetric: bo
 
 
 def _one_direction(queries: Tensor, keys: Tensor, temperature: float, global_negatives: bool) -> Tensor:
-    first = 0
-    if global_negatives:
-        counts = gather_rows(torch.tensor([len(keys)], device=keys.device))
-        first = int(counts[: rank()].sum())
-        keys = gather_rows(keys)
-    own = torch.arange(len(queries), device=queries.device) + first
-    loss = F.cross_entropy(similarities(queries, keys, temperature), own, reduction="sum")
+    queries = queries / temperature
+    positive = (queries * keys).sum(dim=1)
+    loss = (log_partition(queries, gather_rows(keys) if global_negatives else keys) - positive).sum()
     return mean_over_ranks(loss, len(queries))
-
-
-def similarities(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """``(N, D)``, ``(M, D)`` float32 -> ``(N, M)`` ``q.k / t``, in float32 under autocast too: bfloat16 cannot resolve 1 / t."""
-    with torch.autocast(queries.device.type, enabled=False):
-        return queries @ keys.T / temperature
 
 
 def check_temperature(temperature: float) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks
 from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.log_partition import log_partition
 from suite3d.losses.rows import check_samples, dots, own_rows, unit
 
 
@@ -32,11 +33,11 @@ def mv_info_nce(views: Tensor, *, temperature: float) -> Tensor:
     own, everyone, agreement = _prepare("mv_info_nce", views, temperature)
     count, rows = views.shape[:2]
     anchors = unit(views).flatten(0, 1) / temperature  # [V N, D]; dividing here spares a matrix
-    logits = dots(anchors, everyone.flatten(0, 1))  # [V N, V M]
+    views_of_all = everyone.flatten(0, 1)  # [V M, D]
     samples = everyone.shape[1]
     itself = torch.arange(count, device=own.device)[:, None] * samples + own  # [V, N]
-    logits = logits.scatter(1, itself.flatten()[:, None], -torch.inf)
-    energy = logits.unflatten(0, (count, rows)).logsumexp(dim=(0, 2))  # [N]
+    partition = log_partition(anchors, views_of_all, leave_out=(itself.flatten(), torch.arange(len(views_of_all), device=own.device)))
+    energy = partition.unflatten(0, (count, rows)).logsumexp(dim=0)  # [N]
     return mean_over_ranks((energy - agreement.flatten(0, 1).logsumexp(dim=0)).sum(), rows)
 
 
@@ -52,9 +53,8 @@ def mv_dhel(views: Tensor, *, temperature: float) -> Tensor:
     Source: Koromilas et al., 2025, section IV (MV-DHEL); for two views DHEL, Koromilas et al., ICML 2024.
     """
     own, everyone, agreement = _prepare("mv_dhel", views, temperature)
-    logits = dots(unit(views) / temperature, everyone)  # [V, N, M]
-    itself = own[None, :, None].expand(len(views), -1, -1)
-    uniformity = logits.scatter(2, itself, -torch.inf).logsumexp(dim=2).sum(dim=0)  # [N]
+    left_out = (own, torch.arange(everyone.shape[1], device=own.device))
+    uniformity = sum(log_partition(z, others, leave_out=left_out) for z, others in zip(unit(views) / temperature, everyone))  # [N]
     pairs = torch.triu_indices(len(views), len(views), offset=1, device=own.device)
     alignment = agreement[pairs[0], pairs[1]].logsumexp(dim=0)  # [N]
     return mean_over_ranks((uniformity - alignment).sum(), views.shape[1])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from suite3d.losses.gather import mean_over_ranks
-from suite3d.losses.info_nce import check_temperature, similarities
+from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.log_partition import log_partition
+from suite3d.losses.rows import unit
 
 
 def queue_info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, *, temperature: float) -> Tensor:
@@ -27,8 +28,7 @@ def queue_info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, *, temperat
         shapes = [tuple(x.shape) for x in (queries, keys, negatives)]
         raise ValueError(f"queue_info_nce expected queries (N, D), keys (N, D) and negatives (K, D), got {shapes}")
     check_temperature(temperature)
-    queries, keys, negatives = (F.normalize(x.float(), dim=1) for x in (queries, keys, negatives.detach()))
-    positive = (queries * keys).sum(dim=1, keepdim=True) / temperature  # [N, 1]
-    logits = torch.cat((positive, similarities(queries, negatives, temperature)), dim=1)  # [N, 1 + K]
-    own = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    return mean_over_ranks(F.cross_entropy(logits, own, reduction="sum"), len(queries))
+    queries, keys, negatives = unit(queries) / temperature, unit(keys), unit(negatives.detach())
+    positive = (queries * keys).sum(dim=1)  # [N]
+    losses = torch.logaddexp(positive, log_partition(queries, negatives)) - positive
+    return mean_over_ranks(losses.sum(), len(queries))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from suite3d.losses.gather import gather_rows, mean_over_ranks, rank
-from suite3d.losses.info_nce import check_temperature, similarities
+from suite3d.losses.info_nce import check_temperature
+from suite3d.losses.log_partition import log_partition
+from suite3d.losses.rows import own_rows, unit
 from suite3d.ops import scatter_mean
 
 
@@ -31,8 +32,8 @@ def point_level_region_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
     rich = regions >= 0
     ids, member = torch.unique(regions[rich], return_inverse=True)
     attractor = scatter_mean(own_keys[rich], member, len(ids))[member]  # [R, D]; a region lives on one rank
-    positive = (queries[rich] * attractor).sum(1) / temperature  # [R] mean over P_i of q_i.k_j / t
-    losses = similarities(queries[rich], keys, temperature).logsumexp(dim=1) - positive  # [R]
+    queries = queries[rich]
+    losses = log_partition(queries, keys) - (queries * attractor).sum(1)  # [R]; the latter is the mean over P_i of q_i.k_j / t
     return mean_over_ranks(losses.sum(), len(losses))
 
 
@@ -44,23 +45,19 @@ def region_aware_point_loss(queries: Tensor, keys: Tensor, regions: Tensor, *, t
 
     Arguments and result as :func:`point_level_region_loss`.
     """
-    queries, _, keys, regions, all_regions, first = _across_ranks(queries, keys, regions, temperature)
-    own = torch.arange(len(queries), device=queries.device) + first
-    logits = similarities(queries, keys, temperature)  # [N, M]
-    same = (regions[:, None] == all_regions[None]) & (regions >= 0)[:, None]  # [N, M]
-    weights = 1.0 / same.sum(1).clamp(min=1)  # [N]
-    same[torch.arange(len(own), device=own.device), own] = False
-    losses = F.cross_entropy(logits.masked_fill(same, float("-inf")), own, reduction="none")
+    queries, own_keys, keys, regions, all_regions, own = _across_ranks(queries, keys, regions, temperature)
+    _, member, size = torch.unique(regions, return_inverse=True, return_counts=True)
+    weights = torch.where(regions >= 0, 1.0 / size[member], 1.0).to(queries.dtype)  # [N]; a region lives on one rank
+    losses = log_partition(queries, keys, leave_out=(regions, all_regions), own=own) - (queries * own_keys).sum(1)
     return mean_over_ranks((weights * losses).sum(), weights.sum())
 
 
-def _across_ranks(queries: Tensor, keys: Tensor, regions: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-    """Unit queries, own unit keys, all ranks' unit keys, own regions made unique over ranks, all ranks' regions, first own row among the keys."""
+def _across_ranks(queries: Tensor, keys: Tensor, regions: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Unit queries over t, own unit keys, all ranks' unit keys, own regions made unique over ranks, all ranks' regions, own rows among them."""
     if queries.shape != keys.shape or queries.ndim != 2 or regions.shape != queries.shape[:1]:
         shapes = [tuple(tensor.shape) for tensor in (queries, keys, regions)]
         raise ValueError(f"expected queries (N, D), keys (N, D) and regions (N,), got {shapes}")
     check_temperature(temperature)
     regions = torch.where(regions >= 0, regions + (rank() << 40), regions)
-    counts = gather_rows(torch.tensor([len(keys)], device=keys.device))
-    queries, keys = F.normalize(queries.float(), dim=1), F.normalize(keys.float(), dim=1)
-    return queries, keys, gather_rows(keys), regions, gather_rows(regions), int(counts[: rank()].sum())
+    queries, keys = unit(queries) / temperature, unit(keys)
+    return queries, keys, gather_rows(keys), regions, gather_rows(regions), own_rows(keys)[0]

@@ -79,28 +79,39 @@ def check_samples(name: str, samples: int) -> None:
 
 
 class TwoViews(NamedTuple):
-    """Similarities ``z.z' / t`` of both views of this rank's N samples with both views of all M samples.
+    """Both views of this rank's N samples as anchors, against both views of all M samples.
 
     Attributes:
-        positive: ``(2N,)`` of each view with the other view of its sample; first all first views, then all second ones.
-        others: ``(2N, 2M)`` with all views.
-        own: ``(2N, 2M)`` bool, True for the two views of the own sample, which are no negatives.
+        anchors: ``(2N, D)`` unit features over the temperature, first all first views, then all second ones.
+        positive: ``(2N,)`` ``z.z' / t`` of each anchor with the other view of its sample.
+        views: ``(2M, D)`` unit features of all ranks, in the same order.
+        own: ``(2N,)`` sample of each anchor, ``sample`` ``(2M,)`` of each view.
+        itself: ``(2N,)`` row of each anchor among the views.
         samples: M.
     """
 
+    anchors: Tensor
     positive: Tensor
-    others: Tensor
+    views: Tensor
     own: Tensor
+    sample: Tensor
+    itself: Tensor
     samples: int
 
 
 def two_views(name: str, first: Tensor, second: Tensor, *, temperature: float) -> TwoViews:
-    """Similarities within and across the two views ``(N, D)`` of a batch, of unit features; N may differ between ranks."""
+    """Anchors and what they are compared with, for two views ``(N, D)`` of a batch; N may differ between ranks."""
     check_pairs(name, first, second)
     own, samples = own_rows(first)
     check_samples(name, samples)
     first, second = unit(first), unit(second)
-    anchors = torch.cat((first, second)) / temperature  # [2N, D]; dividing here spares a matrix
-    others = dots(anchors, torch.cat((gather_rows(first), gather_rows(second))))  # [2N, 2M]
-    itself = own.repeat(2)[:, None] == torch.arange(samples, device=own.device).repeat(2)
-    return TwoViews((first * second).sum(1).repeat(2) / temperature, others, itself, samples)
+    anchors = torch.cat((first, second)) / temperature
+    return TwoViews(
+        anchors=anchors,
+        positive=(anchors * torch.cat((second, first))).sum(dim=1),
+        views=torch.cat((gather_rows(first), gather_rows(second))),
+        own=own.repeat(2),
+        sample=torch.arange(samples, device=own.device).repeat(2),
+        itself=torch.cat((own, own + samples)),
+        samples=samples,
+    )

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from suite3d.losses.info_nce import similarities
 from suite3d.losses.masked_pixels import normalised_patches
+from suite3d.losses.rows import dots
 from suite3d.losses.sinkhorn import swapped_prediction, usage
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
@@ -185,7 +185,7 @@ class SIGMA(nn.Module):
         prototypes each would use if Sinkhorn did not balance them (near 1 / K: it has collapsed and only Sinkhorn hides it)."""
         z1, z2 = (F.normalize(z.float(), dim=-1).flatten(0, 1) for z in (predicted, described))  # [BM, d]
         config = self.config
-        s1, s2 = similarities(z1, self.prototypes.detach(), 1.0), similarities(z2, self.prototypes, 1.0)  # [BM, K]
+        s1, s2 = dots(z1, self.prototypes.detach()), dots(z2, self.prototypes)  # [BM, K]
         loss, (q1, q2) = swapped_prediction(s1, s2, temperature=config.temperature, eps=config.eps, sweeps=config.sweeps)
         used = [usage(scores.detach().argmax(dim=1), config.prototypes) for scores in (s1, s2)]
         return loss, {"agreement": (q1 == q2).float().mean(), "prototypes_predicted": used[0], "prototypes_described": used[1]}

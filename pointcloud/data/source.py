@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from suite3d.pointcloud.data.batch import PairBatch, PointBatch, collate_frames
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.frame import Frame
+from suite3d.pointcloud.data.memory import FrameMemory
 from suite3d.pointcloud.data.transforms import RangeFilter, Transform, apply_transforms
 from suite3d.source import BadSample
 
@@ -31,6 +32,7 @@ class FrameReader:
         channels: feature columns to keep, a subset of the data set's (None: all of them).
         point_range: after the transforms keep only points in this box (and boxes centred in it); None keeps all.
         min_points: frames with fewer points left are bad samples.
+        memory_mb: megabytes of frames to keep as they were read, in each process; see :class:`FrameMemory`.
 
     Raises:
         ValueError: no frames, an index out of range, or a channel the data set lacks.
@@ -46,8 +48,10 @@ class FrameReader:
         channels: Sequence[str] | None = None,
         point_range: PointRange | None = None,
         min_points: int = 1,
+        memory_mb: int = 0,
     ) -> None:
         self.dataset = dataset
+        self.memory = FrameMemory(dataset, memory_mb)
         self.transforms = tuple(transforms)
         self.class_names = tuple(class_names)
         self.indices = list(range(len(dataset)) if indices is None else map(int, indices))
@@ -75,7 +79,7 @@ class FrameReader:
 
     def read(self, row: int) -> Frame:
         """Data set frame ``row`` with the chosen channels. Raises BadSample."""
-        frame = self.dataset.frame(row)
+        frame = self.memory.read(row)
         if frame.channels == self.channels:
             return frame
         feats = frame.feats[:, [frame.channels.index(name) for name in self.channels]]
@@ -151,8 +155,9 @@ class PairSource(FrameReader):
         channels: Sequence[str] | None = None,
         point_range: PointRange | None = None,
         min_points: int = 1,
+        memory_mb: int = 0,
     ) -> None:
-        super().__init__(dataset, transforms, indices=indices, channels=channels, point_range=point_range, min_points=min_points)
+        super().__init__(dataset, transforms, indices=indices, channels=channels, point_range=point_range, min_points=min_points, memory_mb=memory_mb)
         if mode not in ("temporal", "augment"):
             raise ValueError(f"mode: expected 'temporal' or 'augment', got {mode!r}")
         self.mode, self.max_gap, self.regions = mode, max_gap, regions

@@ -27,6 +27,7 @@ class LidarDataConfig:
         version: nuScenes table folder.
         sweeps: nuScenes sweeps per key frame.
         fov_only: KITTI: keep only points inside the camera image, where the labels are.
+        memory_mb: training scans kept in memory as they were read, megabytes in each loader worker; 0 reads every scan every time.
         street: the street world.
     """
 
@@ -40,6 +41,7 @@ class LidarDataConfig:
     version: str = "v1.0-trainval"
     sweeps: int = 10
     fov_only: bool = True
+    memory_mb: int = 256
     street: StreetConfig = field(default_factory=StreetConfig)
 
 

@@ -116,6 +116,7 @@ class FinetuneRecipe(ABC):
             indices=subset.indices,
             channels=self.encoder.channels,
             point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
         )
 
     def _provenance(self, subset: LabelSubset, evaluation: FrameDataset) -> dict[str, Any]:

@@ -52,7 +52,13 @@ class PretrainRecipe(ABC):
 
     def build_source(self, dataset: FrameDataset) -> Source:
         """Single augmented scans; contrastive recipes override this with pairs."""
-        return FrameSource(dataset, build_transforms(self.augment), channels=self.encoder.channels, point_range=self.encoder.point_range)
+        return FrameSource(
+            dataset,
+            build_transforms(self.augment),
+            channels=self.encoder.channels,
+            point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
+        )
 
     def task(self) -> Task:
         """Model and data, ready for the loop. Raises ConfigError when the data lack what the method needs."""
@@ -134,6 +140,7 @@ class BEVContrastRecipe(PretrainRecipe):
             max_gap=self.max_gap,
             channels=self.encoder.channels,
             point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
         )
 
 
@@ -160,4 +167,5 @@ class PRCRecipe(PretrainRecipe):
             regions=ClusterRegions(eps=self.eps, min_points=self.min_points),
             channels=self.encoder.channels,
             point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
         )

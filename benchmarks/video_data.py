@@ -27,7 +27,7 @@ import numpy as np
 from machine import describe
 from numpy.typing import NDArray
 
-from suite3d.video.data.augment import ClipAugmentConfig
+from suite3d.image.views import ViewConfig
 from suite3d.video.data.decoders.pyav import PyavReader
 from suite3d.video.data.forecast import ForecastConfig, forecast, loader_rate
 from suite3d.video.data.lists import VideoItem
@@ -120,7 +120,7 @@ def stored_formats(folder: Path, clips: int) -> list[dict[str, Any]]:
 def forecast_check(folder: Path, seconds: float, workers: int) -> dict[str, Any]:
     """Forecast, then a longer run of the loader on other clips; three times, as other work on a shared machine comes and goes."""
     items = [VideoItem(path, None) for path in sorted((folder / "transcoded").glob("*.mp4"))]
-    source = ClipSource(items, frames=16, stride=4, augment=ClipAugmentConfig())
+    source = ClipSource(items, frames=16, stride=4, augment=ViewConfig())
     config = ForecastConfig(workers=workers, seconds=seconds)
     said, achieved = [], []
     for trial in range(TRIALS):

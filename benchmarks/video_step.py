@@ -27,7 +27,7 @@ from suite3d.engine.files import write_json
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer
-from suite3d.video.backbones.sizes import decoder_size, vit_config
+from suite3d.nn.vit_sizes import decoder_size, vit_config
 from suite3d.video.methods.videomae import TARGET_EPS, VideoMAE, VideoMAEConfig
 from suite3d.video.methods.videomae_v2 import VideoMAEV2
 

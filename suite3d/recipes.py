@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from suite3d.config import ConfigError, load_config
+from suite3d.image.recipes.table import ROWS as IMAGE_ROWS
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -196,6 +197,19 @@ RECIPES = (
         target=f"{_FINETUNE}:CenterPointRecipe",
         needs="boxes",
         checked="algorithm; evaluator equal to the official one",
+    ),
+    *(
+        Recipe(
+            name=name,
+            stage="pretrain",
+            modality="image",
+            family=family,
+            paper=paper,
+            target=f"suite3d.image.recipes.{target}",
+            needs=needs,
+            checked=checked,
+        )
+        for name, family, paper, target, needs, checked in IMAGE_ROWS
     ),
 )
 

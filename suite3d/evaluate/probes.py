@@ -162,6 +162,21 @@ def logistic_probe(train: Tensor, train_labels: Tensor, test: Tensor, test_label
     )
 
 
+def probe_scores(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, classes: int, k: int = 20, penalty: float = 1e-2
+) -> dict[str, float]:
+    """``{"knn", "knn_standardised", "ridge", "knn_chance"}``: accuracies of frozen features ``(N, D)``.
+
+    ``knn`` is the cosine of the features as they are; for ``knn_standardised`` each channel first gets mean 0 and deviation 1 over the rows
+    to fit on (what the BatchNorm of MAE's linear probe does), which keeps a few large channels from deciding alone.
+    """
+    knn = knn_probe(train, train_labels, test, test_labels, classes=classes, k=k)
+    mean, scale = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+    even = knn_probe((train - mean) / scale, train_labels, (test - mean) / scale, test_labels, classes=classes, k=k)
+    ridge = ridge_probe(train, train_labels, test, test_labels, classes=classes, penalty=penalty)
+    return {"knn": knn.accuracy, "knn_standardised": even.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
+
+
 class OnlineProbe:
     """A ridge probe on the most recent features of a training run.
 

@@ -31,6 +31,15 @@ def normalised_patches(patches: Tensor, *, channels: int, eps: Tensor | float = 
     return rearrange((pixels - mean) / (std + eps), "b m c k -> b m (k c)")
 
 
+def jointly_normalised_patches(patches: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Each patch normalised over all its values together, ``(x - mean) / sqrt(var + eps)``, the variance unbiased (MAE's target).
+
+    ``patches (B, M, K)`` in any order, which the result keeps, float32. Source: He et al., "MAE", CVPR 2022, section 3.
+    """
+    variance, mean = torch.var_mean(patches.float(), dim=-1, keepdim=True)
+    return (patches.float() - mean) / (variance + eps).sqrt()
+
+
 def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation over the last axis, kept: ``(..., K)`` -> ``(..., 1)`` twice."""
     variance, mean = torch.var_mean(pixels, dim=-1, keepdim=True)

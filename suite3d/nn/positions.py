@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Grid = tuple[int, int, int]
-TableKind = Literal["sincos_flat", "sincos", "learned"]
-PositionKind = Literal["sincos_flat", "sincos", "learned", "rope", "rope_tiled", "none"]
+TableKind = Literal["sincos_flat", "sincos", "sincos_2d", "learned"]
+PositionKind = Literal["sincos_flat", "sincos", "sincos_2d", "learned", "rope", "rope_tiled", "none"]
 
 
 def sincos_flat(n: int, dim: int) -> Tensor:
@@ -43,6 +43,19 @@ def sincos(grid: Grid, dim: int) -> Tensor:
     return torch.cat(parts, dim=1)[:, :dim].float()
 
 
+def sincos_2d(grid: Grid, dim: int) -> Tensor:
+    """``(T * H * W, dim)`` float32 sinusoids over the plane, as MAE (CVPR 2022): half of the channels for w, then half for h; t is not told.
+
+    Each half is sines, then cosines of index / 10000^(4k / dim). Raises ValueError where ``dim`` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"sincos_2d positions need a number of channels that is a multiple of 4, got {dim}")
+    frequency = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    _, row, column = _indices(grid)
+    angles = [index.double()[:, None] * frequency for index in (column, row)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
+
 def resample_table(table: Tensor, source: Grid, target: Grid) -> Tensor:
     """``(T*H*W, dim)`` of one grid -> of another: bicubic in space, linear in time. The same table where the grids agree."""
     if source == target:
@@ -61,11 +74,17 @@ def _indices(grid: Grid) -> list[Tensor]:
     return [axis.flatten() for axis in torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")]
 
 
+def _fixed_table(kind: TableKind, grid: Grid, dim: int) -> Tensor:
+    if kind == "sincos_flat":
+        return sincos_flat(math.prod(grid), dim)
+    return sincos(grid, dim) if kind == "sincos" else sincos_2d(grid, dim)
+
+
 class Positions(nn.Module):
     """A table of one vector a token.
 
     Args:
-        kind: ``sincos_flat`` (VideoMAE), ``sincos`` (three axes) or ``learned``.
+        kind: ``sincos_flat`` (VideoMAE), ``sincos`` (three axes), ``sincos_2d`` (MAE) or ``learned``.
         grid: tokens along (t, h, w).
         dim: channels.
         source_grid: grid the table is computed for, when it is to be resampled to ``grid`` (weights pretrained on other clip sizes).
@@ -95,7 +114,7 @@ class Positions(nn.Module):
         if self.kind == "learned":
             nn.init.trunc_normal_(self.table, std=0.02, generator=generator)
         else:
-            source = sincos_flat(math.prod(self.source_grid), self.dim) if self.kind == "sincos_flat" else sincos(self.source_grid, self.dim)
+            source = _fixed_table(self.kind, self.source_grid, self.dim)
             self.table.copy_(resample_table(source, self.source_grid, self.grid))
 
     def resample_from(self, source_grid: Grid) -> None:
@@ -105,9 +124,10 @@ class Positions(nn.Module):
         self.source_grid = source_grid
         self.reset_parameters()
 
-    def forward(self, index: Tensor | None = None) -> Tensor:
-        """Vectors of the tokens ``index (B, V)`` -> ``(B, V, dim)``, or of all -> ``(1, N, dim)``."""
-        return self.table[None] if index is None else self.table[index]
+    def forward(self, index: Tensor | None = None, *, grid: Grid | None = None) -> Tensor:
+        """Vectors of the tokens ``index (B, V)`` -> ``(B, V, dim)``, or of all -> ``(1, N, dim)``; on another grid the table is resampled."""
+        table = self.table if grid is None or grid == self.grid else resample_table(self.table, self.grid, grid)
+        return table[None] if index is None else table[index]
 
 
 class Rope(nn.Module):

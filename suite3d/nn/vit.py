@@ -34,8 +34,8 @@ class ViTConfig:
         clip: frames, height, width of the input.
         patch: frames, height, width of a patch.
         channels: channels of the input.
-        positions: ``sincos_flat`` (VideoMAE: over the flat index), ``sincos`` (three axes, V-JEPA), ``learned``, ``rope`` (three-axis
-            rotation), ``rope_tiled`` (as released with V-JEPA 2, see :class:`suite3d.nn.positions.Rope`), ``none``.
+        positions: ``sincos_flat`` (VideoMAE: over the flat index), ``sincos`` (three axes, V-JEPA), ``sincos_2d`` (MAE, images),
+            ``learned``, ``rope`` (three-axis rotation), ``rope_tiled`` (as released with V-JEPA 2, see :class:`suite3d.nn.positions.Rope`), ``none``.
         position_grid: tokens along (t, h, w) a fixed table is computed for before it is resampled to the grid of ``clip``; None = that grid.
         qkv_bias: see :class:`suite3d.nn.attention.Attention`.
         attention: ``dot`` or ``cosine``.
@@ -43,6 +43,7 @@ class ViTConfig:
         layer_scale: initial scale of each residual branch; 0 = none.
         drop_path: probability to skip the last block's branches for a sample, growing linearly from 0 at the first.
         class_token, registers: learned tokens before the grid.
+        any_size: take inputs of other heights, widths and lengths too; the table of positions is resampled to them (multi-crop).
         final_norm: LayerNorm after the last block; off where a head pools and then normalises.
         eps: of every LayerNorm.
         checkpoint: recompute blocks in the backward pass instead of keeping their activations (ViT-L and larger).
@@ -64,6 +65,7 @@ class ViTConfig:
     drop_path: float = 0.0
     class_token: bool = False
     registers: int = 0
+    any_size: bool = False
     final_norm: bool = True
     eps: float = 1e-6
     checkpoint: bool = False
@@ -136,7 +138,7 @@ class VisionTransformer(nn.Module):
         """Normalised tokens of the grid.
 
         Args:
-            x: ``(B, C, T, H, W)`` normalised pixels of the size in the config.
+            x: ``(B, C, T, H, W)`` normalised pixels of the size in the config, or ``(B, C, H, W)``: a picture is a clip of one frame.
             visible: ``(B, V)`` int64 token indices; the other patches are never embedded. None = all tokens.
             valid: ``(B, V)`` bool, False where an entry of ``visible`` is padding (:func:`suite3d.masking.padded_indices`): no token attends to
                 it, and what comes back in its place means nothing. None = no padding.
@@ -160,12 +162,14 @@ class VisionTransformer(nn.Module):
 
     def embed(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Rotation | None]:
         """Tokens before the first block, ``(B, P + V, dim)``, and the rotation of their queries and keys, if any."""
+        x = x[:, :, None] if x.ndim == 4 else x
         expected = (self.config.channels, *self.clip)
-        if tuple(x.shape[1:]) != expected:
+        if tuple(x.shape[1:]) != expected and (not self.config.any_size or x.ndim != 5 or x.shape[1] != expected[0]):
             raise ValueError(f"expected clips of (channels, frames, height, width) = {expected}, got {tuple(x.shape[1:])}: set clip= of the encoder")
         tokens = self.patch_embed(x, visible)  # (B, V, dim)
         if self.pos_embed is not None:
-            tokens = tokens + self.pos_embed(visible).to(tokens.dtype)
+            grid = patch_grid((x.shape[2], x.shape[3], x.shape[4]), self.patch)
+            tokens = tokens + self.pos_embed(visible, grid=grid).to(tokens.dtype)
         prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.register_tokens) if token is not None]
         rotation = None if self.rope is None else self.rope(visible, prefix=self.num_prefix)
         if prefix:
@@ -175,8 +179,10 @@ class VisionTransformer(nn.Module):
 
 def _positions(config: ViTConfig) -> tuple[Positions | None, Rope | None]:
     kind, grid = config.positions, config.grid
+    if config.any_size and kind in ("rope", "rope_tiled"):
+        raise ValueError(f"any_size expected a table of positions that can be resampled, or none; got positions='{kind}'")
     source = None if config.position_grid is None else as_size(config.position_grid, "position_grid")
-    if kind in ("sincos_flat", "sincos", "learned"):
+    if kind in ("sincos_flat", "sincos", "sincos_2d", "learned"):
         return Positions(kind, grid, config.dim, source_grid=source), None
     if source is not None:
         raise ValueError(f"position_grid expected None with positions='{kind}', which has no table, got {source}")

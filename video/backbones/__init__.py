@@ -4,8 +4,8 @@ Every one has ``embed_dim`` and returns ``(B, N, embed_dim)`` tokens in (t, h, w
 ``feature_map(x) -> (B, embed_dim, t, h, w)`` and ``strides`` besides.
 """
 
+from suite3d.nn.vit_sizes import DecoderSize, ViTSize, decoder_size, vit_config, vit_size
 from suite3d.video.backbones.resnet3d import VideoResNet, r2plus1d_18, r3d_18, r3d_50
-from suite3d.video.backbones.sizes import DecoderSize, ViTSize, decoder_size, vit_config, vit_size
 from suite3d.video.backbones.uniformer import UniFormer, UniFormerConfig, uniformer_b, uniformer_s
 
 __all__ = [

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from suite3d.image.views import ViewConfig, draw_box, draw_color
 from suite3d.source import BadSample
-from suite3d.video.data.augment import ClipAugmentConfig, draw_box, draw_color
 from suite3d.video.data.ava import KeyFrame
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
@@ -100,7 +100,7 @@ class ActionSource:
         *,
         frames: int,
         stride: int,
-        augment: ClipAugmentConfig,
+        augment: ViewConfig,
         start_second: float = 0.0,
         train: bool = False,
         reader: str = "auto",

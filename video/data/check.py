@@ -10,11 +10,11 @@ from pathlib import Path
 
 from suite3d.config import ConfigError, load_config
 from suite3d.engine.files import write_text
+from suite3d.shards import split_member
 from suite3d.source import BadSample
 from suite3d.video.data.check_workers import in_processes
 from suite3d.video.data.lists import USABLE_PROBLEMS, VideoItem, VideoList, read_list
 from suite3d.video.data.reader import VideoInfo, close_readers, probe_video, read_frames
-from suite3d.video.data.shards import split_member
 
 PROBLEMS = ("missing", "empty", "truncated", "unreadable", "audio only", "too short", "variable frame rate", "rotated")
 

@@ -14,8 +14,8 @@ import numpy as np
 from suite3d.config import ConfigError, load_config
 from suite3d.engine.loader import StepBatches, first_readable, step_loader
 from suite3d.engine.order import SampleOrder
+from suite3d.image.views import ViewConfig
 from suite3d.source import BadSample
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.lists import read_list
 from suite3d.video.data.reader import VideoInfo, close_readers, probe_video
 from suite3d.video.data.source import ClipSource
@@ -167,7 +167,7 @@ def bench_data(target: Path, overrides: Sequence[str]) -> int:
         clips.items,
         frames=config.frames,
         stride=config.stride,
-        augment=ClipAugmentConfig(size=config.size),
+        augment=ViewConfig(size=config.size),
         repeats=config.repeat,
         reader=config.reader,
     )

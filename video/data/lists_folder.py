@@ -8,11 +8,12 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+from suite3d.image.decode import is_image, natural_key
+from suite3d.shards import members, read_member
 from suite3d.source import BadSample
 from suite3d.video.data.lists_files import is_video
 from suite3d.video.data.lists_text import Row
-from suite3d.video.data.shards import members, read_member
-from suite3d.video.data.stills import frame_files, is_image, natural_key
+from suite3d.video.data.stills import frame_files
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _FRAME_PREFIXES = ("img", "image", "frame", "im", "img_", "image_", "frame_", "im_", "frame-", "img-")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from suite3d.image.decode import is_image
 from suite3d.video.data.lists_files import FileFinder, is_video
-from suite3d.video.data.stills import frame_files, is_image
+from suite3d.video.data.stills import frame_files
 
 SEPARATORS = ("::", "\t", ",", ";", " ")
 _SAMPLE = 200

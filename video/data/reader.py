@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from suite3d.image.decode import is_image
+from suite3d.shards import read_member, split_member
 from suite3d.source import BadSample
 from suite3d.video.data.decoders.cache import cached, close_all, forget
 from suite3d.video.data.decoders.pyav import PyavReader
-from suite3d.video.data.shards import read_member, split_member
-from suite3d.video.data.stills import FolderReader, StillReader, is_image
+from suite3d.video.data.stills import FolderReader, StillReader
 
 READERS = ("auto", "pyav", "torchcodec", "decord")
 

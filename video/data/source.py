@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from suite3d.image.views import LUMA, ViewConfig, draw_box, draw_color
 from suite3d.source import BadSample
-from suite3d.video.data.augment import LUMA, ClipAugmentConfig, draw_box, draw_color
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.reader import probe_video, read_frames
@@ -58,7 +58,7 @@ class ClipSource:
         *,
         frames: int,
         stride: int,
-        augment: ClipAugmentConfig,
+        augment: ViewConfig,
         windows: int = 1,
         repeats: int = 1,
         sampling: Sampling = "random",

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
+from suite3d.image.decode import decode_image, is_image, natural_key
 from suite3d.source import BadSample
-from suite3d.video.data.decoders.convert import ToRgb
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 _FLOW = re.compile(r"^(flow|flow_?[xy]|[xyuv])_?\d*$", re.IGNORECASE)  # optical flow that mmaction2 and TSN keep beside the frames
-_SIGNATURES = ((b"\xff\xd8", "mjpeg"), (b"\x89PNG", "png"), (b"BM", "bmp"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"), (b"P6", "ppm"), (b"P5", "pgm"))
-
-
-def is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -27,35 +19,6 @@ def frame_files(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if is_image(path) and not path.name.startswith(".")]
     frames = [path for path in files if not _FLOW.match(path.stem)]
     return sorted(frames or files, key=natural_key)
-
-
-def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sort key by which frame_2 comes before frame_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path)) if part]
-
-
-def decode_image(data: bytes, path: object) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of an encoded picture, told by its first bytes and not by its name.
-
-    Raises:
-        BadSample: empty, not a picture, or damaged.
-    """
-    if not data:
-        raise BadSample(path, "empty: zero bytes")
-    name = next((codec for signature, codec in _SIGNATURES if data.startswith(signature)), None)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        name = "webp"
-    if name is None:
-        raise BadSample(path, "is not a picture (JPEG, PNG, WebP, TIFF, BMP, PPM)")
-    try:
-        codec: Any = av.CodecContext.create(name, "r")
-        codec.thread_count = 1
-        pictures = [*codec.decode(av.Packet(data)), *codec.decode(None)]
-    except (av.FFmpegError, OSError) as error:
-        raise BadSample(path, f"cannot be read as a picture: {getattr(error, 'strerror', None) or error}") from error
-    if not pictures or pictures[0].is_corrupt:
-        raise BadSample(path, "damaged picture")
-    return np.ascontiguousarray(ToRgb()(pictures[0]))
 
 
 class StillReader:

@@ -21,13 +21,13 @@ import numpy as np
 
 from suite3d.config import ConfigError, load_config
 from suite3d.engine.files import write_atomically, write_text
+from suite3d.image.decode import natural_key
 from suite3d.source import BadSample
 from suite3d.video.data.check import show_progress
 from suite3d.video.data.check_workers import in_processes
 from suite3d.video.data.decoders.pyav import PyavReader
 from suite3d.video.data.lists_files import is_video
 from suite3d.video.data.reader import close_readers, count_frames, probe_video, read_frames
-from suite3d.video.data.stills import natural_key
 
 _TIME_BASE = Fraction(1, 90_000)
 # Three of four pictures are B-frames that nothing refers to, so a reader that wants every fourth frame leaves most of them undecoded.

@@ -9,7 +9,7 @@ The time between the two clips is drawn from a linearly decreasing density, so t
 the loader's side, blur (first clip always, second one time in ten) and solarisation (second clip, one in five) here. Negatives are the clips of
 all ranks; batch norms share their statistics over the ranks (the recipe converts them).
 
-Differences to the released code: the steps of the colour change have one order (see :func:`suite3d.video.data.augment.draw_color`); the blur is
+Differences to the released code: the steps of the colour change have one order (see :func:`suite3d.image.views.draw_color`); the blur is
 renormalised at the border instead of darkening it; the loss is the mean over both clips, which is half of its sum.
 """
 
@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from suite3d.image.appearance import AppearanceConfig, change_appearance
 from suite3d.losses.nt_xent import nt_xent
 from suite3d.nn.heads import projector
 from suite3d.output import Output
 from suite3d.video.backbones.resnet3d import VideoResNet
-from suite3d.video.data.appearance import AppearanceConfig, change_appearance
 from suite3d.video.data.batch import ClipBatch
 
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from suite3d.losses.masked_l1 import masked_l1
 from suite3d.masking import Grid, generators_of, padded_indices, two_block_masks
+from suite3d.methods.looking import MONITORED_ROWS
 from suite3d.nn.predictor import LatentPredictor
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
 from suite3d.video.data.batch import ClipBatch
-from suite3d.video.methods.looking import MONITORED_ROWS
 
 CAPACITY_DRAWS = 512
 REDRAWS = 100

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from suite3d.losses.masked_pixels import normalised_patches, token_mse
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
+from suite3d.methods.looking import clip_pictures, monitored_tokens
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.patch_embed import gather_patches
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
 from suite3d.video.data.batch import ClipBatch
-from suite3d.video.methods.looking import clip_pictures, monitored_tokens
 
 TARGET_EPS = 1e-6
 """Added to the standard deviation of a tube, for pixels in [0, 1]."""

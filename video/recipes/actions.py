@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.engine.budget import set_budget
 from suite3d.engine.once import each_once
 from suite3d.engine.task import RunConfig, Task, TrainConfig
 from suite3d.evaluate.frame_map import FrameBoxes, frame_map
+from suite3d.image.views import ViewConfig
 from suite3d.labels import LabelSubset, choose_subset
 from suite3d.nn.vit import VisionTransformer
 from suite3d.video.data.actions import ActionSource
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.ava import Key, KeyFrame, read_ava, read_excluded, read_label_map, write_results
 from suite3d.video.data.motion.actors import LABELS, ActorsConfig, actors_folder
 from suite3d.video.interop import initialise_encoder
-from suite3d.video.recipes.budget import set_budget
 from suite3d.video.recipes.encoder import VideoEncoderConfig
 from suite3d.video.recipes.frozen_encoder import finetuned_encoder
 from suite3d.video.recipes.testing import loader_workers
@@ -99,7 +99,7 @@ class VideoActionsRecipe:
     """
 
     data: ActionDataConfig = field(default_factory=ActionDataConfig)
-    augment: ClipAugmentConfig = field(default_factory=lambda: ClipAugmentConfig(crop="whole"))
+    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="whole"))
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     head: ActionConfig = field(default_factory=ActionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -126,7 +126,7 @@ class VideoActionsRecipe:
         model = ActionDetector(encoder, list(data.actions.values()), self.head)
         subset = self._subset(data)
         source = self._source([data.train[index] for index in subset.indices], data, train=True)
-        budget = set_budget(self.train, base_lr=self.base_lr, repeats=1, videos=len(source))
+        budget = set_budget(self.train, base_lr=self.base_lr, repeats=1, samples=len(source), kind="videos")
         persons = "annotated" if self.data.persons == Path("") else f"{self.data.persons.name}, score >= {self.data.min_score:g}"
         provenance = {
             "stage": "finetune",

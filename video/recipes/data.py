@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from suite3d.config import ConfigError
-from suite3d.video.data.augment import ClipAugmentConfig
+from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoList, read_list
 from suite3d.video.data.motion import MotionConfig, motion_folder
 from suite3d.video.data.source import ClipSource
@@ -99,7 +99,7 @@ def _optional(path: Path) -> Path | None:
     return None if path == Path("") else path
 
 
-def build_source(config: VideoDataConfig, augment: ClipAugmentConfig, found: VideoList) -> ClipSource:
+def build_source(config: VideoDataConfig, augment: ViewConfig, found: VideoList) -> ClipSource:
     """Randomly placed, augmented training clips."""
     return ClipSource(found.items, frames=config.frames, stride=config.stride, augment=augment, repeats=config.repeats, reader=config.reader)
 

@@ -9,7 +9,7 @@ from suite3d.config import ConfigError
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import PositionKind, Positions
 from suite3d.nn.vit import VisionTransformer, ViTConfig
-from suite3d.video.backbones.sizes import decoder_size, vit_config
+from suite3d.nn.vit_sizes import decoder_size, vit_config
 
 
 @dataclass(kw_only=True)

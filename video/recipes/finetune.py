@@ -9,12 +9,12 @@ from typing import Any, Literal
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.engine.budget import Budget, set_budget
 from suite3d.engine.task import RunConfig, Task, TrainConfig
+from suite3d.image.views import ViewConfig
 from suite3d.labels import LabelSubset
 from suite3d.nn.vit import VisionTransformer
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.interop import initialise_encoder
-from suite3d.video.recipes.budget import Budget, set_budget
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
 from suite3d.video.recipes.encoder import VideoEncoderConfig
 from suite3d.video.recipes.frozen_encoder import finetuned_encoder
@@ -48,7 +48,7 @@ class VideoClassifyRecipe:
 
     data: VideoDataConfig = field(default_factory=VideoDataConfig)
     frames: Frames = "dense"
-    augment: ClipAugmentConfig = field(default_factory=ClipAugmentConfig)
+    augment: ViewConfig = field(default_factory=ViewConfig)
     encoder: VideoEncoderConfig = field(default_factory=VideoEncoderConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -71,7 +71,7 @@ class VideoClassifyRecipe:
         source = make_source(items, self.data, self.augment, frames=self.frames, repeats=self.data.repeats)
         model = self.build_model(videos.classes)
         report = initialise_encoder(model.encoder, Path(self.init), minimum=self.init_minimum) if self.init else None
-        budget = set_budget(self.train, base_lr=self.base_lr, repeats=self.data.repeats, videos=len(items))
+        budget = set_budget(self.train, base_lr=self.base_lr, repeats=self.data.repeats, samples=len(items), kind="videos")
         return Task(
             model=model,
             train=source,

@@ -21,7 +21,7 @@ from suite3d.evaluate.features import FeatureSet, cached_features, weights_diges
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
 from suite3d.evaluate.retrieval import RANKS
-from suite3d.video.data.augment import ClipAugmentConfig
+from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
 from suite3d.video.recipes.frozen_encoder import fresh_like, load_frozen
@@ -86,7 +86,7 @@ class FrozenConfig:
 
     data: VideoDataConfig = field(default_factory=VideoDataConfig)
     frames: Frames = "dense"
-    augment: ClipAugmentConfig = field(default_factory=ClipAugmentConfig)
+    augment: ViewConfig = field(default_factory=ViewConfig)
     clips: int = 1
     crops: Literal[1, 3] = 1
     labels: str = "100%"

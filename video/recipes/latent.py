@@ -13,7 +13,7 @@ from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.predictor import LatentPredictor, initialise_rescaled
 from suite3d.nn.vit import VisionTransformer
-from suite3d.video.backbones.sizes import decoder_size
+from suite3d.nn.vit_sizes import decoder_size
 from suite3d.video.methods.salt import SALT, SALTConfig
 from suite3d.video.methods.sigma import SIGMA, ImageTarget, PixelTarget, SIGMAConfig
 from suite3d.video.methods.vjepa import VJEPA, VJEPAConfig

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.engine.budget import set_budget
 from suite3d.engine.task import RunConfig, Task, TrainConfig
+from suite3d.image.views import ViewConfig
 from suite3d.nn.vit import VisionTransformer
 from suite3d.source import Source
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.lists import VideoList
 from suite3d.video.methods.videomae import VideoMAE, VideoMAEConfig
 from suite3d.video.methods.videomae_v2 import VideoMAEV2, VideoMAEV2Config
-from suite3d.video.recipes.budget import set_budget
 from suite3d.video.recipes.data import VideoDataConfig, build_list, build_source, describe_data
 from suite3d.video.recipes.encoder import VideoDecoderConfig, VideoEncoderConfig, build_decoder, build_vit
 from suite3d.video.recipes.probe import ClipProbeConfig, build_probe
@@ -36,7 +36,7 @@ class ClipPretrainRecipe(ABC):
     """
 
     data: VideoDataConfig = field(default_factory=VideoDataConfig)
-    augment: ClipAugmentConfig = field(default_factory=ClipAugmentConfig)
+    augment: ViewConfig = field(default_factory=ViewConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     base_lr: float = 1.5e-4
     probe: ClipProbeConfig = field(default_factory=ClipProbeConfig)
@@ -64,7 +64,7 @@ class ClipPretrainRecipe(ABC):
         videos = build_list(self.data)
         source = self.build_source(videos)
         probe = build_probe(self.probe, self.data, self.augment) if self.train.probe_every > 0 else None
-        budget = set_budget(self.train, base_lr=self.base_lr, repeats=self.data.repeats, videos=len(videos.items))
+        budget = set_budget(self.train, base_lr=self.base_lr, repeats=self.data.repeats, samples=len(videos.items), kind="videos")
         provenance = {
             "stage": "pretrain",
             "recipe": type(self).__name__.removesuffix("Recipe"),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from suite3d.config import ConfigError
-from suite3d.evaluate.probes import knn_probe, ridge_probe
+from suite3d.evaluate.probes import probe_scores
+from suite3d.image.views import ViewConfig
 from suite3d.source import BadSample
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.source import ClipSource
@@ -54,11 +54,8 @@ class ClipProbe:
         self._kept: tuple[list[ClipBatch], list[ClipBatch]] | None = None
 
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``: accuracies; empty where a side has no readable clip.
-
-        ``knn`` is the cosine of the features as they are; for ``knn_standardised`` each channel first gets mean 0 and deviation 1 over the clips
-        to fit on (what the BatchNorm of MAE's linear probe does), which keeps a few large channels from deciding alone.
-        """
+        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`; empty where a side has no
+        readable clip."""
         encoder = model.encoder
         assert isinstance(encoder, nn.Module)
         return self.score(pooled(encoder), device)
@@ -73,12 +70,8 @@ class ClipProbe:
                 return {}
             sides.append((torch.cat([part for part, _ in rows]), torch.cat([labels for _, labels in rows])))
         (train, train_labels), (test, test_labels) = sides
-        count = len(self.classes)
-        knn = knn_probe(train, train_labels, test, test_labels, classes=count, k=self.config.k)
-        mean, scale = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
-        even = knn_probe((train - mean) / scale, train_labels, (test - mean) / scale, test_labels, classes=count, k=self.config.k)
-        ridge = ridge_probe(train, train_labels, test, test_labels, classes=count, penalty=self.config.penalty)
-        return {"knn": knn.accuracy, "knn_standardised": even.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
+        config = self.config
+        return probe_scores(train, train_labels, test, test_labels, classes=len(self.classes), k=config.k, penalty=config.penalty)
 
     def _batches(self, side: int) -> Any:
         if self._kept is not None:
@@ -126,7 +119,7 @@ def _bytes(batch: ClipBatch) -> int:
     return sum(clip.numel() for clip in batch.frames)
 
 
-def build_probe(config: ClipProbeConfig, data: VideoDataConfig, augment: ClipAugmentConfig) -> ClipProbe | None:
+def build_probe(config: ClipProbeConfig, data: VideoDataConfig, augment: ViewConfig) -> ClipProbe | None:
     """The probe on training and validation videos, or on two halves of the training videos; None without labels of two classes."""
     train = build_list(data)
     labelled = [item for item in train.items if item.label is not None]

@@ -10,7 +10,7 @@ import torch
 
 from suite3d.engine.once import each_once
 from suite3d.evaluate.scores import classification_scores
-from suite3d.video.data.augment import ClipAugmentConfig
+from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.segments import SegmentSource
 from suite3d.video.data.source import ClipSource
@@ -46,7 +46,7 @@ class TestingConfig:
 def make_source(
     items: list[VideoItem],
     data: VideoDataConfig,
-    augment: ClipAugmentConfig,
+    augment: ViewConfig,
     *,
     frames: Frames,
     test: bool = False,
@@ -73,7 +73,7 @@ def score_classifier(
     model: ClipClassifier,
     items: list[VideoItem],
     data: VideoDataConfig,
-    augment: ClipAugmentConfig,
+    augment: ViewConfig,
     config: TestingConfig,
     *,
     frames: Frames,

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from suite3d.video.data.augment import IMAGENET_MEAN, IMAGENET_STD, LUMA, ClipAugmentConfig, draw_box, draw_color
-from suite3d.video.data.batch import ClipBatch, crop_resize, normalise, resize_weights
+from suite3d.image.crops import crop_resize, normalise, resize_weights
+from suite3d.image.views import IMAGENET_MEAN, IMAGENET_STD, LUMA, ViewConfig, draw_box, draw_color
+from suite3d.video.data.batch import ClipBatch
 
 
 def frames(*shape, seed=0):
@@ -126,7 +127,7 @@ def jittered(rgb, config, seed, mean):
 
 
 def test_colour_changes_are_brightness_contrast_saturation_and_hue():
-    config = ClipAugmentConfig(jitter=1.0)
+    config = ViewConfig(jitter=1.0)
     rgb = np.random.default_rng(1).random((5, 3))
     for seed in range(5):
         matrix = draw_color(config, 0.4, np.random.default_rng(seed))
@@ -134,8 +135,8 @@ def test_colour_changes_are_brightness_contrast_saturation_and_hue():
 
 
 def test_no_jitter_is_the_identity_and_grey_has_no_colour():
-    assert np.array_equal(draw_color(ClipAugmentConfig(), 0.5, np.random.default_rng(0)), np.eye(3, 4, dtype=np.float32))
-    grey = draw_color(ClipAugmentConfig(gray=1.0), 0.5, np.random.default_rng(0))
+    assert np.array_equal(draw_color(ViewConfig(), 0.5, np.random.default_rng(0)), np.eye(3, 4, dtype=np.float32))
+    grey = draw_color(ViewConfig(gray=1.0), 0.5, np.random.default_rng(0))
     np.testing.assert_allclose(grey[0], [*LUMA, 0], atol=1e-6)
     assert (grey[0] == grey[1]).all()
 
@@ -151,7 +152,7 @@ def test_colours_are_applied_per_crop_and_cut_to_the_range():
 @pytest.mark.parametrize("crop", ["multi_scale", "random_resized", "center", "three", "whole"])
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (64, 64), (37, 500)])
 def test_boxes_lie_inside_the_frame(crop, height, width):
-    config = ClipAugmentConfig(crop=crop)
+    config = ViewConfig(crop=crop)
     rng = np.random.default_rng(0)
     for place in range(200):
         top, left, tall, wide = draw_box(config, height, width, rng, place=place)
@@ -161,7 +162,7 @@ def test_boxes_lie_inside_the_frame(crop, height, width):
 def test_multi_scale_crops_are_videomaes():
     """Sides from the four scales, at most one step apart; thirteen places."""
     rng = np.random.default_rng(0)
-    boxes = {draw_box(ClipAugmentConfig(), 240, 320, rng) for _ in range(4000)}
+    boxes = {draw_box(ViewConfig(), 240, 320, rng) for _ in range(4000)}
     sides = [240, 210, 180, 158]
     allowed = {(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1}
     assert {(tall, wide) for _, _, tall, wide in boxes} == allowed
@@ -172,20 +173,20 @@ def test_multi_scale_crops_are_videomaes():
 
 def test_random_resized_crops_keep_area_and_aspect():
     rng = np.random.default_rng(0)
-    config = ClipAugmentConfig(crop="random_resized", area=(0.3, 0.9), ratio=(0.8, 1.25))
+    config = ViewConfig(crop="random_resized", area=(0.3, 0.9), ratio=(0.8, 1.25))
     for _ in range(300):
         _, _, tall, wide = draw_box(config, 200, 220, rng)
         assert 0.29 < tall * wide / 44000 < 0.91 and 0.78 < wide / tall < 1.28
 
 
 def test_three_crops_cover_the_long_side():
-    config = ClipAugmentConfig(crop="three")
+    config = ViewConfig(crop="three")
     rng = np.random.default_rng(0)
     assert [draw_box(config, 100, 160, rng, place=i) for i in range(3)] == [(0, 0, 100, 100), (0, 30, 100, 100), (0, 60, 100, 100)]
-    assert draw_box(ClipAugmentConfig(crop="center"), 160, 100, rng) == (30, 0, 100, 100)
+    assert draw_box(ViewConfig(crop="center"), 160, 100, rng) == (30, 0, 100, 100)
 
 
 def test_settings_that_make_no_sense_are_refused():
     for wrong in ({"size": 0}, {"scales": (1.2,)}, {"area": (0.5, 0.1)}, {"ratio": (0.0, 1.0)}):
         with pytest.raises(ValueError, match="expected"):
-            ClipAugmentConfig(**wrong)
+            ViewConfig(**wrong)

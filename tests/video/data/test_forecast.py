@@ -8,8 +8,8 @@ import pytest
 
 from suite3d.cli import main
 from suite3d.config import ConfigError
+from suite3d.image.views import ViewConfig
 from suite3d.video.data import forecast as module
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.forecast import ForecastConfig, bench_data, forecast, loader_rate
 from suite3d.video.data.lists import read_list
 from suite3d.video.data.source import ClipSource
@@ -17,7 +17,7 @@ from tests.video.data import clips
 
 
 def source(folder, **options) -> ClipSource:
-    return ClipSource(read_list(folder).items, frames=4, stride=2, augment=ClipAugmentConfig(size=32), **options)
+    return ClipSource(read_list(folder).items, frames=4, stride=2, augment=ViewConfig(size=32), **options)
 
 
 @pytest.mark.parametrize(("model_rate", "repeat", "busy"), [(0, 1, None), (90, 1, 100), (350, 4, 100), (1000, 8, 80)])

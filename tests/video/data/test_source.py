@@ -10,9 +10,9 @@ import torch
 
 from suite3d.engine.loader import StepBatches, step_loader
 from suite3d.engine.order import SampleOrder
+from suite3d.image.views import ViewConfig
 from suite3d.source import BadSample, Source
 from suite3d.video.data import source as module
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.source import ClipSource
 from suite3d.write_video import write_video
@@ -34,7 +34,7 @@ def items(tmp_path_factory):
 
 
 def make(items, **config):
-    config = {"frames": 4, "stride": 3, "augment": ClipAugmentConfig(size=16, crop="random_resized", flip=0.5)} | config
+    config = {"frames": 4, "stride": 3, "augment": ViewConfig(size=16, crop="random_resized", flip=0.5)} | config
     return ClipSource(items, **config)
 
 
@@ -105,7 +105,7 @@ def test_each_video_is_decoded_once_whatever_is_cut_from_it(items, monkeypatch):
 
 
 def test_a_sample_depends_on_its_generator_alone(items):
-    source = make(items, repeats=2, augment=ClipAugmentConfig(size=16, jitter=0.8, flip=0.5))
+    source = make(items, repeats=2, augment=ViewConfig(size=16, jitter=0.8, flip=0.5))
     first = source.get(0, np.random.default_rng(5))
     source.get(2, np.random.default_rng(9))
     again, other = source.get(0, np.random.default_rng(5)), source.get(0, np.random.default_rng(6))

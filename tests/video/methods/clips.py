@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from suite3d.image.views import IMAGENET_MEAN, IMAGENET_STD
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer, ViTConfig
-from suite3d.video.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from suite3d.video.data.batch import ClipBatch
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from suite3d.video.data.appearance import AppearanceConfig, change_appearance, gaussian_blur, solarise
-from suite3d.video.data.augment import IMAGENET_MEAN, IMAGENET_STD, ClipAugmentConfig
+from suite3d.image.appearance import AppearanceConfig, change_appearance, gaussian_blur, solarise
+from suite3d.image.views import IMAGENET_MEAN, IMAGENET_STD, ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.pairs import IntervalClipSource
 from suite3d.video.methods.cvrl import CVRL, CVRLConfig
@@ -89,7 +89,7 @@ def test_appearance_is_one_draw_a_clip_and_independent_of_the_batch():
 
 
 def source(frames=8, stride=2):
-    return IntervalClipSource([VideoItem(path="v", label=None)], frames=frames, stride=stride, augment=ClipAugmentConfig(), windows=2)
+    return IntervalClipSource([VideoItem(path="v", label=None)], frames=frames, stride=stride, augment=ViewConfig(), windows=2)
 
 
 def test_intervals_fall_linearly():

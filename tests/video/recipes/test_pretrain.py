@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from suite3d.cli import main
+from suite3d.engine.budget import set_budget
 from suite3d.engine.files import read_json_lines
 from suite3d.engine.task import TrainConfig
 from suite3d.recipes import find_recipe, resolve
-from suite3d.video.recipes.budget import set_budget
 from suite3d.write_video import write_video
 
 LOOP = ["train.steps=4", "train.batch_size=4", "train.workers=0", "train.log_every=1", "train.save_every=2", "train.device=cpu"]
@@ -108,15 +108,15 @@ def test_published_sizes_come_with_one_word():
 
 def test_the_learning_rate_rule_counts_clips_and_not_their_repeats(capsys):
     train = TrainConfig(steps=100, batch_size=64)
-    budget = set_budget(train, base_lr=6e-4, repeats=4, videos=800)
+    budget = set_budget(train, base_lr=6e-4, repeats=4, samples=800, kind="videos")
     assert train.optim.lr == budget.lr_abs == pytest.approx(1.5e-4)
     assert budget.samples_seen == 25600 and budget.effective_epochs == 32
     assert capsys.readouterr().out.count("\n") == 1
-    assert set_budget(train, base_lr=6e-4, repeats=4, videos=800) == budget, "a second call (a resume) changes nothing"
+    assert set_budget(train, base_lr=6e-4, repeats=4, samples=800, kind="videos") == budget, "a second call (a resume) changes nothing"
     train.optim.lr = 5e-3
     with pytest.raises(ValueError, match="both given"):
-        set_budget(train, base_lr=6e-4, repeats=1, videos=800)
-    assert set_budget(train, base_lr=0, repeats=1, videos=800).lr_abs == 5e-3
+        set_budget(train, base_lr=6e-4, repeats=1, samples=800, kind="videos")
+    assert set_budget(train, base_lr=0, repeats=1, samples=800, kind="videos").lr_abs == 5e-3
 
 
 @pytest.mark.parametrize(

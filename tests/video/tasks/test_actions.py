@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from suite3d.evaluate.frame_map import FrameBoxes, average_precision, frame_map
+from suite3d.image.views import ViewConfig
 from suite3d.nn.roi_align import roi_align
 from suite3d.nn.vit import VisionTransformer, ViTConfig
 from suite3d.source import BadSample
 from suite3d.video.data.actions import ActionSource, crop_boxes
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.ava import KeyFrame, read_ava, read_excluded, read_label_map, write_results
 from suite3d.video.data.motion.actors import ActorsConfig, actors_clip
 from suite3d.video.tasks.actions import ActionDetector
@@ -215,7 +215,7 @@ def key(second=1.0, video="v1"):
 
 
 def make(videos, keys, **options):
-    augment = ClipAugmentConfig(size=16, crop=options.pop("crop", "whole"), flip=options.pop("flip", 0.0))
+    augment = ViewConfig(size=16, crop=options.pop("crop", "whole"), flip=options.pop("flip", 0.0))
     return ActionSource(keys, videos, [7, 11, 12], frames=4, stride=3, augment=augment, **options)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from suite3d.image.views import ViewConfig
 from suite3d.nn.vit import VisionTransformer, ViTConfig
-from suite3d.video.data.augment import ClipAugmentConfig
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.mix import MixConfig, draw_mix
@@ -114,7 +114,7 @@ def test_the_head_starts_undecided_and_gradients_reach_the_patches():
 
 
 def segments(**options):
-    return SegmentSource([VideoItem(Path("x.mp4"), 0)], frames=16, stride=99, augment=ClipAugmentConfig(size=16), **options)
+    return SegmentSource([VideoItem(Path("x.mp4"), 0)], frames=16, stride=99, augment=ViewConfig(size=16), **options)
 
 
 @pytest.mark.parametrize("count", [16, 37, 160, 1001])

@@ -17,8 +17,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from suite3d.image.convert import ToRgb
 from suite3d.source import BadSample
-from suite3d.video.data.decoders.convert import ToRgb
 from suite3d.video.data.decoders.extent import bytes_missing
 from suite3d.video.data.decoders.index import FrameIndex, build_index, quick_index
 

@@ -1,4 +1,4 @@
-"""The published sizes of the video transformers and of the decoders they were pretrained with."""
+"""The published sizes of vision transformers and of the decoders they were pretrained with."""
 
 from __future__ import annotations
 
@@ -68,6 +68,8 @@ def vit_config(
     attention: Literal["dot", "cosine"] = "dot",
     drop_path: float = 0.0,
     final_norm: bool = True,
+    class_token: bool = False,
+    registers: int = 0,
     checkpoint: bool = False,
 ) -> ViTConfig:
     """Configuration of a published size for clips of ``clip`` (frames, height, width).
@@ -76,7 +78,7 @@ def vit_config(
         tubelet: frames of a patch; it is 1 for one-frame clips (images).
         patch: side of a patch; None = the published one (16, and 14 for g).
         attention: ``cosine`` is VideoMAE V2's option for g.
-        positions, qkv_bias, drop_path, final_norm, checkpoint: see :class:`suite3d.nn.vit.ViTConfig`.
+        positions, qkv_bias, drop_path, final_norm, class_token, registers, checkpoint: see :class:`suite3d.nn.vit.ViTConfig`.
     """
     size = vit_size(name)
     side = patch or size.patch
@@ -92,5 +94,7 @@ def vit_config(
         attention=attention,
         drop_path=drop_path,
         final_norm=final_norm,
+        class_token=class_token,
+        registers=registers,
         checkpoint=checkpoint,
     )

@@ -1,4 +1,4 @@
-"""Crops and colour changes of a clip, drawn as numbers on the loader's side and applied to whole batches on the device."""
+"""Crops and colour changes of a picture or clip, drawn as numbers on the loader's side and applied to whole batches on the device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Crop = Literal["multi_scale", "random_resized", "center", "three", "whole"]
 
 
 @dataclass(kw_only=True)
-class ClipAugmentConfig:
-    """What happens to a clip between decoding and the model; the same for all its frames.
+class ViewConfig:
+    """What happens to a picture between decoding and the model; the same for all frames of a clip.
 
     Attributes:
         size: side of the square that comes out, pixels.
@@ -56,7 +56,7 @@ class ClipAugmentConfig:
             raise ValueError(f"expected increasing ranges with area in (0, 1], got area={self.area}, ratio={self.ratio}")
 
 
-def draw_box(config: ClipAugmentConfig, height: int, width: int, rng: np.random.Generator, *, place: int = 0) -> tuple[int, int, int, int]:
+def draw_box(config: ViewConfig, height: int, width: int, rng: np.random.Generator, *, place: int = 0) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop inside a frame, pixels.
 
     Args:
@@ -84,7 +84,7 @@ def _multi_scale(scales: tuple[float, ...], height: int, width: int, rng: np.ran
     return y * down, x * right, tall, wide
 
 
-def _random_resized(config: ClipAugmentConfig, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _random_resized(config: ViewConfig, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Area uniform, aspect log-uniform, ten tries, else the largest middle crop with an allowed aspect (Szegedy et al., CVPR 2015)."""
     low, high = math.log(config.ratio[0]), math.log(config.ratio[1])
     for _ in range(10):
@@ -97,7 +97,7 @@ def _random_resized(config: ClipAugmentConfig, height: int, width: int, rng: np.
     return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
-def draw_color(config: ClipAugmentConfig, gray_mean: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def draw_color(config: ViewConfig, gray_mean: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """``(3, 4)`` affine map of RGB in [0, 1]: ``out = M[:, :3] @ rgb + M[:, 3]``; the results are cut to [0, 1].
 
     Brightness scales, contrast moves away from the clip's mean grey, saturation away from each pixel's grey, hue turns the plane of

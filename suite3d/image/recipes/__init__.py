@@ -1,0 +1,1 @@
+"""Pretraining recipes on images: schema, data and method of each."""

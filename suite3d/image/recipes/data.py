@@ -1,0 +1,82 @@
+"""Which pictures a recipe reads: one folder is enough, and none means procedural fractals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from suite3d.config import ConfigError
+from suite3d.image.data.fractals import FractalConfig, Fractals
+from suite3d.image.data.sets import Digits, ImageFolder, ImageSet
+
+TRAIN_NAMES, VAL_NAMES = ("train", "training"), ("val", "valid", "validation", "test", "testing")
+
+
+@dataclass(kw_only=True)
+class ImageDataConfig:
+    """Pictures.
+
+    Attributes:
+        root: folder of the pictures (class folders, a bare folder, tar shards); empty = the procedural fractals.
+        kind: ``auto`` (a folder where ``root`` is given, else fractals), ``folder``, ``fractals``, or ``digits`` (scikit-learn's).
+        split, val_split: sub-folders of the root; empty = ``train`` and ``val`` (or ``test``) where it has them.
+        fractals: the procedural pictures.
+    """
+
+    root: Path = Path("")
+    kind: Literal["auto", "folder", "fractals", "digits"] = "auto"
+    split: str = ""
+    val_split: str = ""
+    fractals: FractalConfig = field(default_factory=FractalConfig)
+
+
+def build_images(config: ImageDataConfig, *, validation: bool = False) -> ImageSet:
+    """The training or validation pictures.
+
+    Raises:
+        ConfigError: nothing there, or a library that is not installed.
+    """
+    part: Literal["train", "val"] = "val" if validation else "train"
+    kind = _kind(config)
+    try:
+        if kind == "fractals":
+            return Fractals(config.fractals, part)
+        if kind == "digits":
+            return Digits(part)
+        if config.root == Path(""):
+            raise ConfigError("data.kind=folder needs data.root=FOLDER")
+        split = (config.val_split if validation else config.split) or _find_split(config.root, VAL_NAMES if validation else TRAIN_NAMES)
+        classes = build_images(config).classes if validation else ()
+        return ImageFolder(config.root, split, classes=classes)
+    except (ValueError, OSError, ImportError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
+def has_validation(config: ImageDataConfig) -> bool:
+    """Whether the data have validation pictures of their own."""
+    return _kind(config) != "folder" or bool(config.val_split or _find_split(config.root, VAL_NAMES))
+
+
+def describe_images(config: ImageDataConfig) -> str:
+    """Where the pictures come from, for provenance; procedural data are called synthetic."""
+    kind = _kind(config)
+    if kind == "fractals":
+        return f"fractals (synthetic, seed {config.fractals.seed})"
+    return "scikit-learn digits" if kind == "digits" else str(config.root)
+
+
+def _kind(config: ImageDataConfig) -> str:
+    if config.kind != "auto":
+        return config.kind
+    return "fractals" if config.root == Path("") else "folder"
+
+
+def _find_split(root: Path, names: tuple[str, ...]) -> str:
+    """The sub-folder that is a split, where the folder is divided into splits; "" otherwise."""
+    if not root.is_dir():
+        return ""
+    folders = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
+    if not set(folders) & set(TRAIN_NAMES):
+        return ""
+    return next((folders[name] for name in names if name in folders), "")

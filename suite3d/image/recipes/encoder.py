@@ -1,0 +1,132 @@
+"""The encoder of an image recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from suite3d.config import ConfigError
+from suite3d.image.backbones.resnet import ResNet
+from suite3d.nn.decoder import CrossDecoder, SelfDecoder
+from suite3d.nn.positions import PositionKind, Positions
+from suite3d.nn.vit import VisionTransformer, ViTConfig
+from suite3d.nn.vit_sizes import vit_config
+
+
+@dataclass(kw_only=True)
+class ImageViTConfig:
+    """A vision transformer: a published size, or parts of one replaced.
+
+    Attributes:
+        size: S, B, L, H or g.
+        dim, depth, heads: replace those of the size; 0 = as published.
+        patch: side of a patch; 0 = as published (16; 14 for g).
+        positions, class_token, registers, drop_path, layer_scale, any_size, checkpoint: see :class:`suite3d.nn.vit.ViTConfig`.
+    """
+
+    size: Literal["S", "B", "L", "H", "g"] = "B"
+    dim: int = 0
+    depth: int = 0
+    heads: int = 0
+    patch: int = 0
+    positions: PositionKind = "sincos_2d"
+    class_token: bool = True
+    registers: int = 0
+    drop_path: float = 0.0
+    layer_scale: float = 0.0
+    any_size: bool = False
+    checkpoint: bool = False
+
+    def settings(self, side: int) -> ViTConfig:
+        """For pictures of ``side`` pixels. Raises ConfigError where the sizes do not fit together."""
+        built = vit_config(
+            self.size,
+            clip=(1, side, side),
+            patch=self.patch or None,
+            positions=self.positions,
+            qkv_bias="full",
+            class_token=self.class_token,
+            registers=self.registers,
+            drop_path=self.drop_path,
+            checkpoint=self.checkpoint,
+        )
+        built = replace(built, dim=self.dim or built.dim, depth=self.depth or built.depth, heads=self.heads or built.heads)
+        built = replace(built, layer_scale=self.layer_scale, any_size=self.any_size)
+        try:
+            _ = built.grid
+        except ValueError as error:
+            raise ConfigError(f"encoder: {error}") from error
+        return built
+
+    def build(self, side: int) -> VisionTransformer:
+        """The encoder. Raises ConfigError where the sizes do not fit together."""
+        try:
+            return VisionTransformer(self.settings(side))
+        except ValueError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(f"encoder: {error}") from error
+
+
+@dataclass(kw_only=True)
+class ImageEncoderConfig:
+    """A vision transformer or a residual network.
+
+    Attributes:
+        kind: which one.
+        vit: the vision transformer.
+        depth, width, stem: the residual network; see :class:`suite3d.image.backbones.resnet.ResNet`.
+    """
+
+    kind: Literal["vit", "resnet"] = "resnet"
+    vit: ImageViTConfig = field(default_factory=ImageViTConfig)
+    depth: int = 50
+    width: int = 64
+    stem: Literal["imagenet", "small"] = "imagenet"
+
+    def build(self, side: int) -> nn.Module:
+        """The encoder for pictures of ``side`` pixels."""
+        return self.vit.build(side) if self.kind == "vit" else ResNet(self.depth, width=self.width, stem=self.stem)
+
+
+@dataclass(kw_only=True)
+class ImageDecoderConfig:
+    """The decoder of masked pixel modelling; the defaults are MAE's.
+
+    Attributes:
+        kind: ``self`` (MAE) or ``cross`` (CrossMAE).
+        dim, depth, heads: channels, blocks, attention heads.
+    """
+
+    kind: Literal["self", "cross"] = "self"
+    dim: int = 512
+    depth: int = 8
+    heads: int = 16
+
+    def build(self, encoder: VisionTransformer, *, outputs: int = 0) -> SelfDecoder | CrossDecoder:
+        """The decoder for an encoder; ``outputs`` numbers a token, 0 = the values of a patch. Raises ConfigError for sizes that do not fit."""
+        t, p, q = encoder.patch
+        kind = CrossDecoder if self.kind == "cross" else SelfDecoder
+        try:
+            positions = Positions("sincos_2d", encoder.grid, self.dim)
+            return kind(encoder.embed_dim, self.dim, self.depth, self.heads, outputs or encoder.config.channels * t * p * q, positions)
+        except ValueError as error:
+            raise ConfigError(f"decoder: {error}") from error
+
+
+def encoder_description(encoder: nn.Module) -> dict[str, Any]:
+    """Plain dict that rebuilds an encoder; kept with its weights."""
+    if isinstance(encoder, VisionTransformer):
+        return asdict(encoder.config)
+    described: dict[str, Any] = encoder.describe()  # type: ignore[operator]
+    return described
+
+
+def rebuild_encoder(description: Mapping[str, Any]) -> nn.Module:
+    """The encoder of a stored description, with fresh weights. Raises ConfigError for one that is not of an image encoder."""
+    if "clip" in description:
+        return VisionTransformer(ViTConfig(**dict(description)))
+    if description.get("class") == "ResNet":
+        return ResNet(**description["config"])
+    raise ConfigError(f"these weights are not of an image encoder of this project: {sorted(description)[:6]}")

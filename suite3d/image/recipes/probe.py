@@ -1,0 +1,129 @@
+"""The online probe of image pretraining: do pictures of one class lie together in the frozen features?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from suite3d.evaluate.probes import probe_scores
+from suite3d.image.data.sets import ImageSet
+from suite3d.image.data.source import ImageSource, ViewGroup
+from suite3d.image.recipes.data import ImageDataConfig, build_images, has_validation
+from suite3d.image.views import ViewConfig
+from suite3d.nn.pooling import pooled_features
+from suite3d.source import BadSample
+
+
+@dataclass(kw_only=True)
+class ImageProbeConfig:
+    """Nearest neighbours and a ridge classifier on frozen features of the middle of each picture.
+
+    Attributes:
+        images: labelled pictures at most on each side, evenly over the classes: to fit on and to score.
+        k: neighbours.
+        penalty: of the ridge classifier.
+        batch: pictures encoded at a time.
+    """
+
+    images: int = 2000
+    k: int = 20
+    penalty: float = 1e-2
+    batch: int = 64
+
+
+class ImageProbe:
+    """Scores an encoder on two sets of labelled pictures that share none.
+
+    Args:
+        fit, score: the two sides, each giving one plain view a picture.
+        classes: how many classes there are.
+    """
+
+    def __init__(self, fit: ImageSource, score: ImageSource, classes: int, config: ImageProbeConfig) -> None:
+        self.sources, self.classes, self.config = (fit, score), classes, config
+        self.description = f"kNN and ridge on {len(fit)} labelled pictures, scored on {len(score)}, {classes} classes"
+        self._kept: list[tuple[Tensor, Tensor] | None] = [None, None]
+
+    def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`; empty without a readable side."""
+        encoder = model.encoder
+        assert isinstance(encoder, nn.Module)
+        training = encoder.training
+        encoder.eval()
+        scores = self.score(lambda pixels: pooled_features(encoder, pixels), device)
+        encoder.train(training)
+        return scores
+
+    @torch.no_grad()
+    def score(self, features: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
+        """As a call, for any function from pixels ``(B, 3, S, S)`` to features ``(B, D)``."""
+        sides = []
+        for side in (0, 1):
+            pixels, labels = self._pixels(side)
+            if not len(labels):
+                return {}
+            rows = [features(part.to(device)).float().cpu() for part in pixels.split(self.config.batch)]
+            sides += [torch.cat(rows), labels]
+        return probe_scores(sides[0], sides[1], sides[2], sides[3], classes=self.classes, k=self.config.k, penalty=self.config.penalty)
+
+    def _pixels(self, side: int) -> tuple[Tensor, Tensor]:
+        """Pixels and labels of one side, read once."""
+        kept = self._kept[side]
+        if kept is None:
+            batches = list(plain_batches(self.sources[side], self.config.batch))
+            pixels = [batch.pixels() for batch in batches]
+            kept = (torch.cat(pixels), torch.cat([batch.labels for batch in batches])) if batches else (torch.zeros(0), torch.zeros(0))
+            self._kept[side] = kept
+        return kept
+
+
+def plain_batches(source: ImageSource, size: int) -> Any:
+    """Batches of all pictures in order; broken ones are left out."""
+    samples = []
+    for index in range(len(source)):
+        try:
+            samples.append(source.get(index, np.random.default_rng(0)))
+        except BadSample:
+            continue
+        if len(samples) == size:
+            yield source.collate(samples, [0] * size)
+            samples = []
+    if samples:
+        yield source.collate(samples, [0] * len(samples))
+
+
+def plain_view(view: ViewConfig) -> ViewGroup:
+    """The middle of a picture, colours as they are."""
+    return ViewGroup(view=replace(view, crop="center", flip=0.0, jitter=0.0, gray=0.0))
+
+
+def build_probe(config: ImageProbeConfig, data: ImageDataConfig, view: ViewConfig) -> ImageProbe | None:
+    """The probe on training and validation pictures, or on two halves of the training pictures; None without labels of two classes."""
+    train = build_images(data)
+    labelled = _by_class(train)
+    if len({train.label(index) for index in labelled}) < 2:
+        return None
+    if has_validation(data):
+        val = build_images(data, validation=True)
+        fit, held = labelled, _by_class(val)
+    else:
+        val, fit, held = train, labelled[::2], labelled[1::2]
+    if not held:
+        return None
+    sources = [ImageSource(images, [plain_view(view)], indices=_spread(rows, config.images)) for images, rows in ((train, fit), (val, held))]
+    return ImageProbe(sources[0], sources[1], len(train.classes), config)
+
+
+def _by_class(images: ImageSet) -> list[int]:
+    """Labelled pictures, sorted by class."""
+    rows = [(label, index) for index in range(len(images)) if (label := images.label(index)) is not None]
+    return [index for _, index in sorted(rows)]
+
+
+def _spread(rows: list[int], count: int) -> list[int]:
+    return rows if len(rows) <= count else [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]

@@ -1,0 +1,9 @@
+"""The image rows of ``suite3d list``: name, family, paper, target, what it was held against."""
+
+from __future__ import annotations
+
+ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
+    # name, family, paper, module:Dataclass, needs, checked
+    ("mae", "masked modelling", "MAE, CVPR 2022", "masked:MAERecipe", "pictures only", "loss equal to the definition"),
+    ("simclr", "contrastive", "SimCLR, ICML 2020 (and DCL, ECCV 2022)", "contrastive:SimCLRRecipe", "pictures only", "loss equal to the definition"),
+)

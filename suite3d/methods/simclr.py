@@ -21,6 +21,7 @@ from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.decoupled import decoupled_contrast
 from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.nt_xent import nt_xent
+from suite3d.methods.multi_view import check_views
 from suite3d.nn.heads import projector
 from suite3d.nn.pooling import pooled_features
 from suite3d.output import Output
@@ -60,6 +61,7 @@ class SimCLR(nn.Module):
         self.projector = projector([int(encoder.embed_dim), self.config.hidden, self.config.dim])  # type: ignore[arg-type]
 
     def forward(self, batch: ImageBatch) -> Output:
+        check_views("SimCLR", batch, 2)
         features = pooled_features(self.encoder, torch.cat((batch.pixels(0), batch.pixels(1))))  # [2B, D]
         first, second = self.projector(features).chunk(2)
         loss = nt_xent if self.config.loss == "nt_xent" else decoupled_contrast

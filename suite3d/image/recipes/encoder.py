@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.image.backbones.convnext import ConvNeXt
 from suite3d.image.backbones.resnet import ResNet
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import PositionKind, Positions
@@ -70,24 +71,43 @@ class ImageViTConfig:
 
 
 @dataclass(kw_only=True)
+class ConvNeXtConfig:
+    """A ConvNeXt: a published size, or parts of one replaced; see :class:`suite3d.image.backbones.convnext.ConvNeXt`."""
+
+    size: Literal["T", "S", "B", "L"] = "T"
+    depths: tuple[int, ...] = ()
+    dims: tuple[int, ...] = ()
+    patch: int = 4
+    drop_path: float = 0.0
+    layer_scale: float = 1e-6
+
+
+@dataclass(kw_only=True)
 class ImageEncoderConfig:
-    """A vision transformer or a residual network.
+    """A vision transformer, a residual network or a ConvNeXt.
 
     Attributes:
         kind: which one.
         vit: the vision transformer.
+        convnext: the ConvNeXt.
         depth, width, stem: the residual network; see :class:`suite3d.image.backbones.resnet.ResNet`.
     """
 
-    kind: Literal["vit", "resnet"] = "resnet"
+    kind: Literal["vit", "resnet", "convnext"] = "resnet"
     vit: ImageViTConfig = field(default_factory=ImageViTConfig)
+    convnext: ConvNeXtConfig = field(default_factory=ConvNeXtConfig)
     depth: int = 50
     width: int = 64
     stem: Literal["imagenet", "small"] = "imagenet"
 
     def build(self, side: int) -> nn.Module:
-        """The encoder for pictures of ``side`` pixels."""
-        return self.vit.build(side) if self.kind == "vit" else ResNet(self.depth, width=self.width, stem=self.stem)
+        """The encoder for pictures of ``side`` pixels. Raises ConfigError where the sizes do not fit together."""
+        if self.kind == "vit":
+            return self.vit.build(side)
+        try:
+            return ResNet(self.depth, width=self.width, stem=self.stem) if self.kind == "resnet" else ConvNeXt(**asdict(self.convnext))
+        except ValueError as error:
+            raise ConfigError(f"encoder: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -129,4 +149,6 @@ def rebuild_encoder(description: Mapping[str, Any]) -> nn.Module:
         return VisionTransformer(ViTConfig(**dict(description)))
     if description.get("class") == "ResNet":
         return ResNet(**description["config"])
+    if description.get("class") == "ConvNeXt":
+        return ConvNeXt(**description["config"])
     raise ConfigError(f"these weights are not of an image encoder of this project: {sorted(description)[:6]}")

@@ -48,6 +48,18 @@ def pixel_contrast(first: Tensor, second: Tensor, near: Tensor, *, temperature: 
     return mean_over_ranks(total.sum() / 2, near.flatten(1).any(dim=1).sum())
 
 
+def pixel_contrast_to(queries: Tensor, keys: Tensor, near: Tensor, *, temperature: float = 0.3) -> Tensor:
+    """One direction of :func:`pixel_contrast`: each query place finds the near key places among all of the sample's key places.
+
+    With a momentum encoder the queries of each crop meet the keys of the other, and the two directions are averaged. No gradient reaches
+    the keys. Arguments, result and source as :func:`pixel_contrast`.
+    """
+    _check("pixel_contrast_to", queries, keys, near)
+    check_temperature(temperature)
+    losses = _one_way(dots(unit(queries), unit(keys.detach())) / temperature, near)
+    return mean_over_ranks(losses.sum(), near.flatten(1).any(dim=1).sum())
+
+
 def _one_way(logits: Tensor, near: Tensor) -> Tensor:
     """``(B,)`` mean loss of a sample's places that have a near one."""
     met = near.any(dim=2)  # [B, N]

@@ -6,4 +6,6 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     # name, family, paper, module:Dataclass, needs, checked
     ("mae", "masked modelling", "MAE, CVPR 2022", "masked:MAERecipe", "pictures only", "loss equal to the definition"),
     ("simclr", "contrastive", "SimCLR, ICML 2020 (and DCL, ECCV 2022)", "contrastive:SimCLRRecipe", "pictures only", "loss equal to the definition"),
+    ("pixpro", "dense", "PixPro and PixContrast, CVPR 2021", "dense:PixProRecipe", "pictures only", "loss equal to the definition"),
+    ("crop_mae", "masked modelling", "CropMAE, ECCV 2024", "cross_view:CropMAERecipe", "pictures only", "loss equal to the definition"),
 )

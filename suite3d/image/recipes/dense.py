@@ -1,0 +1,36 @@
+"""Recipes that compare the places of two views of a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from suite3d.image.appearance import AppearanceConfig
+from suite3d.image.recipes.base import ImageViewsRecipe
+from suite3d.image.views import ViewConfig
+from suite3d.methods.pixpro import PixPro, PixProConfig
+
+
+def byol_view() -> ViewConfig:
+    """BYOL's view, which the dense methods share: SimCLR's crop with gentler colours."""
+    return ViewConfig(crop="random_resized", area=(0.08, 1.0), flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2)
+
+
+@dataclass(kw_only=True)
+class DenseRecipe(ImageViewsRecipe):
+    """Two views with BYOL's augmentation: blur of every first view, one second view in ten blurred and one in five solarised."""
+
+    augment: ViewConfig = field(default_factory=byol_view)
+    first: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=1.0))
+    second: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=0.1, solarise=0.2))
+
+
+@dataclass(kw_only=True)
+class PixProRecipe(DenseRecipe):
+    """Consistency of places, or contrast between them."""
+
+    method: PixProConfig = field(default_factory=PixProConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return PixPro(encoder, self.method)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from suite3d.nn.attention import CrossAttention, QKVBias
+from suite3d.nn.attention import Attention, CrossAttention, QKVBias
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import MLP, Block, initialise
 
@@ -142,3 +142,114 @@ class CrossDecoder(_Decoder):
         for block in self.blocks:
             x = block(x, context)
         return self.head(self.norm(x))  # (B, M, num_outputs)
+
+
+class SelfCrossBlock(nn.Module):
+    """CroCo's pre-norm block: x + self(norm1(x)), x + cross(norm2(x), norm_context(context)), x + mlp(norm3(x))."""
+
+    def __init__(self, dim: int, heads: int, *, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qkv_bias="full")
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.norm_context = nn.LayerNorm(dim, eps=eps)
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm3 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim, round(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """``x (B, Q, dim)``, ``context (B, K, dim)`` -> ``(B, Q, dim)``."""
+        x = x + self.attn(self.norm1(x))
+        x = x + self.cross_attn(self.norm2(x), self.norm_context(context))
+        return x + self.mlp(self.norm3(x))
+
+
+class CrossSelfBlock(nn.Module):
+    """SiamMAE's block in the order and with the norms of the CropMAE code: post-norm cross-attention, feed-forward part, self-attention.
+
+    x = norm1(x + cross(x, context)), x = norm2(x + mlp(x)), x = norm3(x + self(x)).
+    """
+
+    def __init__(self, dim: int, heads: int, *, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.cross_attn = CrossAttention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim, round(dim * mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qkv_bias="full")
+        self.norm3 = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """``x (B, Q, dim)``, ``context (B, K, dim)`` -> ``(B, Q, dim)``."""
+        x = self.norm1(x + self.cross_attn(x, context))
+        x = self.norm2(x + self.mlp(x))
+        return self.norm3(x + self.attn(x))
+
+
+class _TwoViewDecoder(_Decoder):
+    """What the decoders that look at another view have in common; subclasses name the block and place the other view's tokens."""
+
+    block: type[SelfCrossBlock] | type[CrossSelfBlock]
+
+    def __init__(
+        self,
+        enc_dim: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        num_outputs: int,
+        positions: Positions,
+        *,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-6,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        blocks = (self.block(dim, heads, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
+        super().__init__(enc_dim, dim, num_outputs, positions, blocks, mlp_ratio=mlp_ratio, eps=eps, generator=generator)
+
+    def place(self, context: Tensor) -> Tensor:
+        """Tell the other view's tokens ``(B, P + N, dim)`` where they stand in it, where the method does."""
+        return context
+
+    def forward(self, tokens: Tensor, visible: Tensor, targets: Tensor, other: Tensor) -> Tensor:
+        """Predictions ``(B, M, num_outputs)`` at ``targets (B, M)`` of the masked view.
+
+        Args:
+            tokens: ``(B, V, enc_dim)`` of the masked view at ``visible (B, V)``; indices int64.
+            other: ``(B, P + N, enc_dim)`` all tokens of the other view, row by row, after P class tokens.
+        """
+        context = self.place(self.encoder_to_decoder(other))  # (B, P + N, dim)
+        seen = self.encoder_to_decoder(tokens)  # (B, V, dim)
+        seen = seen + self.pos_embed(visible).to(seen.dtype)
+        hidden = (self.mask_token + self.pos_embed(targets)).to(seen.dtype)  # (B, M, dim)
+        x = torch.cat((seen, hidden), dim=1)  # (B, V + M, dim)
+        for block in self.blocks:
+            x = block(x, context)
+        return self.head(self.norm(x[:, seen.shape[1] :]))  # (B, M, num_outputs)
+
+
+class SelfCrossDecoder(_TwoViewDecoder):
+    """CroCo's decoder: the masked view's tokens attend to one another, then to the other view's, which carry positions too.
+
+        x = [bridge(tokens) + p(visible), mask_token + p(targets)];  context = bridge(other) + p
+        SelfCrossBlock(x, context) ... -> the last M tokens -> LayerNorm -> linear head
+
+    Args: as :class:`SelfDecoder`. Source: Weinzaepfel et al., "CroCo", NeurIPS 2022, section 3.2.
+    """
+
+    block = SelfCrossBlock
+
+    def place(self, context: Tensor) -> Tensor:
+        table = self.pos_embed().to(context.dtype)  # (1, N, dim)
+        return context + nn.functional.pad(table, (0, 0, context.shape[1] - table.shape[1], 0))
+
+
+class CrossSelfDecoder(_TwoViewDecoder):
+    """SiamMAE's decoder: every token of the masked view attends to the other view's, then to its own view's.
+
+    As :class:`SelfCrossDecoder` with :class:`CrossSelfBlock`; the other view's tokens have their places from the encoder only.
+
+    Args: as :class:`SelfDecoder`. Source: Gupta et al., "Siamese Masked Autoencoders", NeurIPS 2023, section 3.2 (cross-self decoder).
+    """
+
+    block = CrossSelfBlock

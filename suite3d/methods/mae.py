@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from suite3d.image.data.batch import ImageBatch
-from suite3d.losses.masked_pixels import jointly_normalised_patches, token_mse
+from suite3d.losses.masked_pixels import jointly_normalised_patches
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
 from suite3d.methods.looking import clip_pictures, monitored_tokens
+from suite3d.methods.masked_pixels import MaskedPixels, Selection
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
-from suite3d.nn.patch_embed import gather_patches
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
 
@@ -43,7 +43,7 @@ class MAEConfig:
         hidden_count(2, self.mask_ratio)
 
 
-class MAE(nn.Module):
+class MAE(MaskedPixels):
     """MAE around a vision transformer. Other masked image methods replace :meth:`mask`.
 
     Args:
@@ -56,25 +56,17 @@ class MAE(nn.Module):
     """
 
     def __init__(self, encoder: VisionTransformer, decoder: SelfDecoder | CrossDecoder, config: MAEConfig | None = None) -> None:
-        super().__init__()
+        super().__init__(encoder, decoder)
         self.config = config or MAEConfig()
-        self.encoder, self.decoder = encoder, decoder
-        values = encoder.config.channels * encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
-        if decoder.head.out_features != values:
-            raise ValueError(f"the decoder must predict the {values} values of a patch {encoder.patch}, it predicts {decoder.head.out_features}")
 
     def forward(self, batch: ImageBatch) -> Output:
         pixels = batch.pixels()[:, :, None]  # [B, 3, 1, S, S]
         mask = self.mask(batch.view_seeds(), batch.device)
         hidden = int(mask[0].sum())
-        visible, targets = visible_indices(mask, mask.shape[1] - hidden), hidden_indices(mask, hidden)
-        tokens = self.encoder(pixels, visible)  # [B, V, D]
-        predicted = self.decoder(tokens, visible, targets)  # [B, M, p * q * 3]
-        with torch.no_grad():
-            patches = gather_patches(pixels, targets, self.encoder.patch)  # [B, M, 3 * p * q]
-            wanted = jointly_normalised_patches(patches)
-        pictures = partial(clip_pictures, pixels[0], visible[0], targets[0], predicted[0].detach(), self.encoder.patch, batch, jointly=True)
-        return Output(loss=token_mse(predicted, wanted), features=monitored_tokens(tokens), visuals=pictures)
+        chosen = Selection(visible=visible_indices(mask, mask.shape[1] - hidden), decoded=hidden_indices(mask, hidden))
+        loss, tokens, predicted = self.predict(pixels, chosen, jointly_normalised_patches)
+        shown = (pixels[0], chosen.visible[0], chosen.decoded[0], predicted[0].detach(), self.encoder.patch, batch)
+        return Output(loss=loss, features=monitored_tokens(tokens), visuals=partial(clip_pictures, *shown, jointly=True))
 
     def mask(self, seeds: list[int], device: torch.device) -> Tensor:
         """``(B, N)`` bool, True = hidden, equally many in each row."""

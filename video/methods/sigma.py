@@ -30,13 +30,14 @@ from suite3d.losses.rows import dots
 from suite3d.losses.sinkhorn import swapped_prediction, usage
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
 from suite3d.methods.looking import monitored_tokens
+from suite3d.methods.masked_pixels import Selection
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.patch_embed import gather_patches
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.methods.latent import context_pictures
-from suite3d.video.methods.videomae import TARGET_EPS, Selection
+from suite3d.video.methods.videomae import TARGET_EPS
 
 
 @dataclass(kw_only=True)

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suite3d.losses.masked_pixels import normalised_patches, token_mse
+from suite3d.losses.masked_pixels import normalised_patches
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
 from suite3d.methods.looking import clip_pictures, monitored_tokens
+from suite3d.methods.masked_pixels import MaskedPixels, Selection
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
-from suite3d.nn.patch_embed import gather_patches
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
 from suite3d.video.data.batch import ClipBatch
@@ -56,22 +56,7 @@ class VideoMAEConfig:
             raise ValueError(f"decode_ratio must lie in (0, 1], got {self.decode_ratio}")
 
 
-@dataclass(kw_only=True)
-class Selection:
-    """Which tokens a step uses.
-
-    Attributes:
-        visible: ``(B, V)`` int64 tokens the encoder sees.
-        decoded: ``(B, M)`` int64 tokens that are predicted.
-        weight: ``(B, M)`` float weight of each in the loss; None = 1.
-    """
-
-    visible: Tensor
-    decoded: Tensor
-    weight: Tensor | None = None
-
-
-class VideoMAE(nn.Module):
+class VideoMAE(MaskedPixels):
     """VideoMAE around a vision transformer. The state dict has the names of the published pre-training files.
 
     Args:
@@ -85,12 +70,8 @@ class VideoMAE(nn.Module):
     """
 
     def __init__(self, encoder: VisionTransformer, decoder: SelfDecoder | CrossDecoder, config: VideoMAEConfig | None = None) -> None:
-        super().__init__()
+        super().__init__(encoder, decoder)
         self.config = config or VideoMAEConfig()
-        self.encoder, self.decoder = encoder, decoder
-        values = encoder.config.channels * encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
-        if decoder.head.out_features != values:
-            raise ValueError(f"the decoder must predict the {values} values of a patch {encoder.patch}, it predicts {decoder.head.out_features}")
         self.register_state_dict_post_hook(_publish_names)
         self.register_load_state_dict_pre_hook(_accept_names)
 
@@ -119,12 +100,7 @@ class VideoMAE(nn.Module):
 
     def reconstruct(self, pixels: Tensor, chosen: Selection, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, the encoder's tokens ``(B, V, D)`` and the predictions ``(B, M, K * 3)``, for normalised ``pixels (B, 3, T, H, W)``."""
-        tokens = self.encoder(pixels, chosen.visible)  # [B, V, D]
-        predicted = self.decoder(tokens, chosen.visible, chosen.decoded)  # [B, M, K * 3]
-        with torch.no_grad():
-            patches = gather_patches(pixels, chosen.decoded, self.encoder.patch)  # [B, M, 3 * K]
-            target = normalised_patches(patches, channels=pixels.shape[1], eps=eps)  # [B, M, K * 3]
-        return token_mse(predicted, target, weight=chosen.weight), tokens, predicted
+        return self.predict(pixels, chosen, partial(normalised_patches, channels=pixels.shape[1], eps=eps))
 
     def target_eps(self, batch: ClipBatch) -> Tensor:
         """``(3,)`` epsilon of the target for pixels that were divided by ``batch.std``."""

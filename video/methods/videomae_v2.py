@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 
 from suite3d.masking import decoded_cells, generators_of, hidden_count, tube_mask, visible_indices
+from suite3d.methods.masked_pixels import Selection
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.vit import VisionTransformer
-from suite3d.video.methods.videomae import Selection, VideoMAE, VideoMAEConfig
+from suite3d.video.methods.videomae import VideoMAE, VideoMAEConfig
 
 
 @dataclass(kw_only=True)

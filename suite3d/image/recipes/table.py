@@ -8,4 +8,15 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("simclr", "contrastive", "SimCLR, ICML 2020 (and DCL, ECCV 2022)", "contrastive:SimCLRRecipe", "pictures only", "loss equal to the definition"),
     ("pixpro", "dense", "PixPro and PixContrast, CVPR 2021", "dense:PixProRecipe", "pictures only", "loss equal to the definition"),
     ("crop_mae", "masked modelling", "CropMAE, ECCV 2024", "cross_view:CropMAERecipe", "pictures only", "loss equal to the definition"),
+    ("colormae", "masked modelling", "ColorMAE, ECCV 2024", "masked:ColorMAERecipe", "pictures only", "loss equal to the definition"),
+    ("moco", "contrastive", "MoCo v2, 2020 (and MoCHi, NeurIPS 2020)", "contrastive:MoCoRecipe", "pictures only", "loss equal to the definition"),
+    ("dino", "self-distillation", "DINO, ICCV 2021", "distillation:DINORecipe", "pictures only", "loss equal to the definition"),
+    (
+        "spark",
+        "masked modelling",
+        "SparK, ICLR 2023",
+        "spark:SparKRecipe",
+        "pictures only",
+        "loss equal to the definition; sparse equal to masked dense",
+    ),
 )

@@ -35,8 +35,8 @@ def resnet(width: int = 4) -> ResNet:
     return ResNet(18, width=width, stem="small")
 
 
-def trained(model, data: ImageBatch, *, steps: int = 20, lr: float = 0.01) -> list[float]:
-    """Losses of a few AdamW steps on one batch."""
+def trained(model, data: ImageBatch, *, steps: int = 20, lr: float = 0.01, after: bool = True) -> list[float]:
+    """Losses of a few AdamW steps on one batch, with or without what the method does after each."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0)
     losses = []
     for step in range(steps):
@@ -44,7 +44,7 @@ def trained(model, data: ImageBatch, *, steps: int = 20, lr: float = 0.01) -> li
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-        if hasattr(model, "after_step"):
+        if after and hasattr(model, "after_step"):
             model.after_step(step, steps)
         losses.append(output.loss.item())
     return losses

@@ -8,6 +8,7 @@ from torch import nn
 
 from suite3d.image.recipes.base import ImageViTRecipe
 from suite3d.image.recipes.encoder import ImageDecoderConfig
+from suite3d.methods.colormae import ColorMAE, ColorMAEConfig
 from suite3d.methods.mae import MAE, MAEConfig
 from suite3d.nn.vit import VisionTransformer
 
@@ -22,3 +23,15 @@ class MAERecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return MAE(encoder, self.decoder.build(encoder), self.method)
+
+
+@dataclass(kw_only=True)
+class ColorMAERecipe(ImageViTRecipe):
+    """Masked autoencoding with masks out of coloured noise."""
+
+    method: ColorMAEConfig = field(default_factory=ColorMAEConfig)
+    decoder: ImageDecoderConfig = field(default_factory=ImageDecoderConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return ColorMAE(encoder, self.decoder.build(encoder), self.method)

@@ -10,8 +10,11 @@ from torch import nn
 from suite3d.config import ConfigError
 from suite3d.image.data.source import ViewGroup
 from suite3d.image.recipes.base import ImageViTRecipe
+from suite3d.image.recipes.encoder import ImageViTConfig
 from suite3d.image.views import ViewConfig
+from suite3d.methods.croco import CroCo, CroCoConfig
 from suite3d.methods.crop_mae import CropMAE, CropMAEConfig
+from suite3d.methods.siam_mae import SiamMAE, SiamMAEConfig
 from suite3d.nn.decoder import CrossSelfDecoder, SelfCrossDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer
@@ -69,3 +72,47 @@ class CropMAERecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return CropMAE(encoder, self.decoder.cross_self(encoder), self.method)
+
+
+def pair_view() -> ViewConfig:
+    """A crop of half to all of a picture, colours as they are; not mirrored, since both views must show one world."""
+    return ViewConfig(crop="random_resized", area=(0.5, 1.0))
+
+
+def recoloured_pair_view() -> ViewConfig:
+    """As :func:`pair_view`, each view with colours of its own."""
+    return replace(pair_view(), jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+
+
+@dataclass(kw_only=True)
+class SiamMAERecipe(ImageViTRecipe):
+    """Two pictures of a scene, the second nearly empty."""
+
+    augment: ViewConfig = field(default_factory=pair_view)
+    method: SiamMAEConfig = field(default_factory=SiamMAEConfig)
+    decoder: ViewDecoderConfig = field(default_factory=ViewDecoderConfig)
+    base_lr: float = 1.0e-4
+
+    def views(self) -> list[ViewGroup]:
+        return [ViewGroup(view=self.augment), ViewGroup(view=self.augment, picture=1)]
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return SiamMAE(encoder, self.decoder.cross_self(encoder), self.method)
+
+
+@dataclass(kw_only=True)
+class CroCoRecipe(ImageViTRecipe):
+    """Two views of a scene, the first nearly empty."""
+
+    augment: ViewConfig = field(default_factory=recoloured_pair_view)
+    encoder: ImageViTConfig = field(default_factory=lambda: ImageViTConfig(class_token=False))
+    method: CroCoConfig = field(default_factory=CroCoConfig)
+    decoder: ViewDecoderConfig = field(default_factory=lambda: ViewDecoderConfig(dim=512, depth=8, heads=16))
+
+    def views(self) -> list[ViewGroup]:
+        return [ViewGroup(view=self.augment), ViewGroup(view=self.augment, picture=1)]
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return CroCo(encoder, self.decoder.self_cross(encoder), self.method)

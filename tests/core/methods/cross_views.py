@@ -89,7 +89,7 @@ def normalised(picture: Tensor, targets: list[int]) -> Tensor:
     return centred / ((centred**2).sum(1, keepdim=True) / (rows.shape[1] - 1) + 1e-6).sqrt()
 
 
-def slow_loss(model, data, *, masked: int, reference: int, ratio: float, croco: bool) -> float:
+def slow_loss(model, data, *, masked: int, reference: int, ratio: float, croco: bool, depth: int = 1) -> float:
     """The loss, one picture after the other."""
     encoder, decoder = part(state_of(model), "encoder"), part(state_of(model), "decoder")
     mask = tube_mask(GRID, ratio, generators_of(data.view_seeds(masked), "mask"))
@@ -97,6 +97,6 @@ def slow_loss(model, data, *, masked: int, reference: int, ratio: float, croco: 
     for row, picture, other in zip(mask, data.pixels(masked), data.pixels(reference)):
         places, targets = (~row).nonzero()[:, 0].tolist(), row.nonzero()[:, 0].tolist()
         seen = slow_encode(encoder, picture, places)[-len(places) :]
-        predicted = slow_two_view(decoder, seen, places, targets, slow_encode(encoder, other, list(range(16))), croco=croco)
+        predicted = slow_two_view(decoder, seen, places, targets, slow_encode(encoder, other, list(range(16))), croco=croco, depth=depth)
         errors.append(((predicted - normalised(picture, targets)) ** 2).mean())
     return float(torch.stack(errors).mean())

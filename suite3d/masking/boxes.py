@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from einops import repeat
+from numpy.typing import NDArray
 from torch import Tensor
 
 from suite3d.masking.streams import Generators, hidden_count
@@ -97,24 +99,27 @@ def _boxes(name: str, grid: Sequence[int], ratio: float, generators: Generators,
     check_sides(name, grid)
     count = hidden_count(math.prod(grid), ratio)
     masks = torch.zeros(len(generators), *grid, dtype=torch.bool)
-    for hidden, generator in zip(masks, generators, strict=True):
+    for hidden, generator in zip(masks.numpy(), generators, strict=True):  # the boxes are small: numpy hides them several times faster
+        left = count
         for _ in range(MAX_DRAWS):
-            left = count - int(hidden.sum())
             if left == 0:
                 break
             drawn = sides(left, generator)
             corner = [int(torch.randint(side - length + 1, (), generator=generator)) for side, length in zip(grid, drawn, strict=True)]
-            _hide_box(hidden, corner, drawn, left)
-        if int(hidden.sum()) != count:
+            left -= _hide_box(hidden, corner, drawn, left)
+        if left:
             raise ValueError(f"{name} could not hide {count} tokens of a grid {tuple(grid)} in {MAX_DRAWS} boxes: use larger boxes")
     return masks.flatten(1)
 
 
-def _hide_box(hidden: Tensor, corner: list[int], lengths: list[int], left: int) -> None:
-    """Hide a box, or of it the ``left`` tokens not yet hidden that are nearest to its centre."""
+def _hide_box(hidden: NDArray[np.bool_], corner: list[int], lengths: list[int], left: int) -> int:
+    """Hide a box, or of it the ``left`` tokens not yet hidden that are nearest to its centre; how many are hidden now that were not before."""
     view = hidden[tuple(slice(start, start + length) for start, length in zip(corner, lengths, strict=True))]
-    fresh = (~view).nonzero()  # [F, axes]
-    if len(fresh) > left:
-        centre = (torch.tensor(lengths) - 1) / 2
-        fresh = fresh[((fresh - centre) ** 2).sum(dim=1).argsort(stable=True)[:left]]
-    view[tuple(fresh.unbind(1))] = True
+    count = view.size - int(np.count_nonzero(view))
+    if count <= left:
+        view[...] = True
+        return count
+    fresh = np.argwhere(~view)  # [F, axes]
+    distance = ((fresh - (np.array(lengths) - 1) / 2) ** 2).sum(axis=1)
+    view[tuple(fresh[distance.argsort(kind="stable")[:left]].T)] = True
+    return left

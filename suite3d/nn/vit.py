@@ -151,6 +151,14 @@ class VisionTransformer(nn.Module):
     def encode(self, x: Tensor, visible: Tensor | None = None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, with the class and register tokens: ``(B, P, dim)``, ``(B, V or N, dim)``."""
         x, rotation = self.embed(x, visible)
+        return self.transform(x, rotation, valid)
+
+    def encode_replaced(self, x: Tensor, hidden: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`encode`, of all tokens; patches ``hidden (B, N)`` bool enter as ``token (dim,)`` at their place (BEiT, iBOT)."""
+        return self.transform(*self.embed(x, replaced=(hidden, token)))
+
+    def transform(self, x: Tensor, rotation: Rotation | None = None, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What follows :meth:`embed`: ``(B, P + V, dim)`` -> ``(B, P, dim)``, ``(B, V, dim)``."""
         mask = None if valid is None else F.pad(valid, (self.num_prefix, 0), value=True)[:, None, None]  # (B, 1, 1, P + V)
         for block in self.blocks:
             if self.config.checkpoint and self.training:
@@ -160,13 +168,18 @@ class VisionTransformer(nn.Module):
         x = self.norm(x)
         return x[:, : self.num_prefix], x[:, self.num_prefix :]
 
-    def embed(self, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Rotation | None]:
-        """Tokens before the first block, ``(B, P + V, dim)``, and the rotation of their queries and keys, if any."""
+    def embed(self, x: Tensor, visible: Tensor | None = None, *, replaced: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Rotation | None]:
+        """Tokens before the first block, ``(B, P + V, dim)``, and the rotation of their queries and keys, if any.
+
+        ``replaced``: which tokens, ``(B, V)`` bool, enter as which vector ``(dim,)`` instead of as their pixels.
+        """
         x = x[:, :, None] if x.ndim == 4 else x
         expected = (self.config.channels, *self.clip)
         if tuple(x.shape[1:]) != expected and (not self.config.any_size or x.ndim != 5 or x.shape[1] != expected[0]):
             raise ValueError(f"expected clips of (channels, frames, height, width) = {expected}, got {tuple(x.shape[1:])}: set clip= of the encoder")
         tokens = self.patch_embed(x, visible)  # (B, V, dim)
+        if replaced is not None:
+            tokens = torch.where(replaced[0][:, :, None], replaced[1].to(tokens.dtype), tokens)
         if self.pos_embed is not None:
             grid = patch_grid((x.shape[2], x.shape[3], x.shape[4]), self.patch)
             tokens = tokens + self.pos_embed(visible, grid=grid).to(tokens.dtype)

@@ -9,6 +9,8 @@ from torch import nn
 from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig
 from suite3d.image.recipes.multi_crop import MultiCropRecipe
 from suite3d.methods.dino import DINO, DINOConfig
+from suite3d.methods.ibot import IBOT, IBOTConfig
+from suite3d.nn.vit import VisionTransformer
 
 
 def small_vit() -> ImageEncoderConfig:
@@ -25,3 +27,16 @@ class DINORecipe(MultiCropRecipe):
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return DINO(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class IBOTRecipe(MultiCropRecipe):
+    """Self-distillation between views and of hidden patches."""
+
+    encoder: ImageEncoderConfig = field(default_factory=small_vit)
+    method: IBOTConfig = field(default_factory=IBOTConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        if not isinstance(encoder, VisionTransformer):
+            raise ValueError("iBOT hides patches of a vision transformer: expected encoder.kind=vit")
+        return IBOT(encoder, self.method)

@@ -23,4 +23,7 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("croco", "masked modelling", "CroCo, NeurIPS 2022", "cross_view:CroCoRecipe", "two pictures of each scene", "loss equal to the definition"),
     ("gmml", "masked modelling", "GMML, 2022", "masked:GMMLRecipe", "pictures only", "loss equal to the definition"),
     ("barlow_twins", "decorrelation", "Barlow Twins, ICML 2021", "contrastive:BarlowTwinsRecipe", "pictures only", "loss equal to the definition"),
+    ("cae", "masked modelling", "CAE, IJCV 2023", "cross_view:CAERecipe", "pictures only", "loss equal to the definition"),
+    ("ibot", "self-distillation", "iBOT, ICLR 2022", "distillation:IBOTRecipe", "pictures only", "loss equal to the definition"),
+    ("swav", "clustering", "SwAV, NeurIPS 2020", "contrastive:SwAVRecipe", "pictures only", "loss equal to the definition"),
 )

@@ -9,6 +9,7 @@ from torch import nn
 from suite3d.image.recipes.base import ImageViTRecipe
 from suite3d.image.recipes.encoder import ImageDecoderConfig
 from suite3d.methods.colormae import ColorMAE, ColorMAEConfig
+from suite3d.methods.gmml import GMML, GMMLConfig
 from suite3d.methods.mae import MAE, MAEConfig
 from suite3d.nn.vit import VisionTransformer
 
@@ -35,3 +36,14 @@ class ColorMAERecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return ColorMAE(encoder, self.decoder.build(encoder), self.method)
+
+
+@dataclass(kw_only=True)
+class GMMLRecipe(ImageViTRecipe):
+    """Repair of pictures with groups of patches overwritten."""
+
+    method: GMMLConfig = field(default_factory=GMMLConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return GMML(encoder, self.method)

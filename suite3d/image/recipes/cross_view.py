@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from suite3d.image.data.source import ViewGroup
 from suite3d.image.recipes.base import ImageViTRecipe
 from suite3d.image.recipes.encoder import ImageViTConfig
 from suite3d.image.views import ViewConfig
+from suite3d.methods.cae import CAE, CAEConfig, LatentRegressor, PixelTarget, RandomTokens
 from suite3d.methods.croco import CroCo, CroCoConfig
 from suite3d.methods.crop_mae import CropMAE, CropMAEConfig
 from suite3d.methods.siam_mae import SiamMAE, SiamMAEConfig
@@ -116,3 +117,41 @@ class CroCoRecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return CroCo(encoder, self.decoder.self_cross(encoder), self.method)
+
+
+@dataclass(kw_only=True)
+class RegressorConfig:
+    """Regressor and decoder of CAE, as wide as the encoder.
+
+    Attributes:
+        depth, decoder_depth, layer_scale: see :class:`suite3d.methods.cae.LatentRegressor`.
+    """
+
+    depth: int = 4
+    decoder_depth: int = 4
+    layer_scale: float = 0.1
+
+
+@dataclass(kw_only=True)
+class CAERecipe(ImageViTRecipe):
+    """Context autoencoding.
+
+    Attributes:
+        target: ``pixels`` (normalised) or ``random_tokens`` (of a random quantiser with ``codes`` codes).
+    """
+
+    encoder: ImageViTConfig = field(default_factory=lambda: ImageViTConfig(layer_scale=0.1))
+    method: CAEConfig = field(default_factory=CAEConfig)
+    regressor: RegressorConfig = field(default_factory=RegressorConfig)
+    target: Literal["pixels", "random_tokens"] = "pixels"
+    codes: int = 8192
+    base_lr: float = 1.875e-4
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        t, p, q = encoder.patch
+        values = encoder.config.channels * t * p * q
+        target = PixelTarget(values) if self.target == "pixels" else RandomTokens(values, self.codes)
+        sizes = self.regressor
+        regressor = LatentRegressor(encoder, target.outputs, depth=sizes.depth, decoder_depth=sizes.decoder_depth, layer_scale=sizes.layer_scale)
+        return CAE(encoder, regressor, target, self.method)

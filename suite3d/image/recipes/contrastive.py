@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from suite3d.image.recipes.base import ImageViewsRecipe
+from suite3d.image.appearance import AppearanceConfig
+from suite3d.image.recipes.base import ImageViewsRecipe, contrast_view
+from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe
 from suite3d.image.views import ViewConfig
+from suite3d.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from suite3d.methods.lejepa import LeJEPA, LeJEPAConfig
 from suite3d.methods.moco import MoCo, MoCoConfig
 from suite3d.methods.simclr import SimCLR, SimCLRConfig
+from suite3d.methods.swav import SwAV, SwAVConfig
 
 
 @dataclass(kw_only=True)
@@ -36,3 +41,57 @@ class MoCoRecipe(ImageViewsRecipe):
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return MoCo(encoder, self.method)
+
+
+def byol_view() -> ViewConfig:
+    """BYOL's and Barlow Twins' view: a crop of 8 % to all of the picture, mirrored, recoloured, sometimes grey."""
+    return ViewConfig(crop="random_resized", area=(0.08, 1.0), flip=0.5, jitter=0.8, saturation=0.2, gray=0.2)
+
+
+@dataclass(kw_only=True)
+class BarlowTwinsRecipe(ImageViewsRecipe):
+    """Redundancy reduction."""
+
+    augment: ViewConfig = field(default_factory=byol_view)
+    first: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=1.0))
+    second: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=0.1, solarise=0.2))
+    method: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return BarlowTwins(encoder, self.method)
+
+
+def swav_view() -> ViewConfig:
+    """SwAV's large view: a crop of 14 % to all of the picture, SimCLR's colours."""
+    return replace(contrast_view(), area=(0.14, 1.0))
+
+
+@dataclass(kw_only=True)
+class SwAVRecipe(MultiCropRecipe):
+    """Swapped prediction of balanced assignments."""
+
+    augment: ViewConfig = field(default_factory=swav_view)
+    first: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=0.5))
+    second: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=0.5))
+    local: LocalViewConfig = field(default_factory=lambda: LocalViewConfig(area=(0.05, 0.14)))
+    method: SwAVConfig = field(default_factory=SwAVConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return SwAV(encoder, self.method)
+
+
+def lejepa_view() -> ViewConfig:
+    """LeJEPA's large view: a crop of 30 % to all of the picture, mirrored, recoloured, sometimes grey."""
+    return ViewConfig(crop="random_resized", area=(0.3, 1.0), flip=0.5, jitter=0.8, gray=0.2)
+
+
+@dataclass(kw_only=True)
+class LeJEPARecipe(MultiCropRecipe):
+    """Prediction of the large views' mean by Gaussian embeddings."""
+
+    augment: ViewConfig = field(default_factory=lejepa_view)
+    local: LocalViewConfig = field(default_factory=lambda: LocalViewConfig(area=(0.05, 0.3)))
+    method: LeJEPAConfig = field(default_factory=LeJEPAConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return LeJEPA(encoder, self.method)

@@ -26,4 +26,6 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("cae", "masked modelling", "CAE, IJCV 2023", "cross_view:CAERecipe", "pictures only", "loss equal to the definition"),
     ("ibot", "self-distillation", "iBOT, ICLR 2022", "distillation:IBOTRecipe", "pictures only", "loss equal to the definition"),
     ("swav", "clustering", "SwAV, NeurIPS 2020", "contrastive:SwAVRecipe", "pictures only", "loss equal to the definition"),
+    ("sit", "masked modelling", "SiT, 2021", "masked:SiTRecipe", "pictures only", "loss equal to the definition"),
+    ("lejepa", "joint embedding", "LeJEPA, 2025", "contrastive:LeJEPARecipe", "pictures only", "loss equal to the definition"),
 )

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from suite3d.image.appearance import AppearanceConfig
-from suite3d.image.recipes.base import ImageViewsRecipe, contrast_view
+from suite3d.image.recipes.base import ImagePretrainRecipe, ImageViewsRecipe, contrast_view
+from suite3d.image.recipes.encoder import ImageEncoderConfig
 from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe
 from suite3d.image.views import ViewConfig
 from suite3d.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from suite3d.methods.lejepa import LeJEPA, LeJEPAConfig
 from suite3d.methods.moco import MoCo, MoCoConfig
+from suite3d.methods.rotnet import RotNet
 from suite3d.methods.simclr import SimCLR, SimCLRConfig
 from suite3d.methods.swav import SwAV, SwAVConfig
 
@@ -95,3 +97,21 @@ class LeJEPARecipe(MultiCropRecipe):
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return LeJEPA(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class RotNetRecipe(ImagePretrainRecipe):
+    """Prediction of quarter turns.
+
+    Attributes:
+        encoder: the part that survives.
+    """
+
+    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="random_resized", area=(0.3, 1.0), flip=0.5))
+    encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+
+    def build_encoder(self) -> nn.Module:
+        return self.encoder.build(self.augment.size)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return RotNet(encoder)

@@ -28,4 +28,6 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("swav", "clustering", "SwAV, NeurIPS 2020", "contrastive:SwAVRecipe", "pictures only", "loss equal to the definition"),
     ("sit", "masked modelling", "SiT, 2021", "masked:SiTRecipe", "pictures only", "loss equal to the definition"),
     ("lejepa", "joint embedding", "LeJEPA, 2025", "contrastive:LeJEPARecipe", "pictures only", "loss equal to the definition"),
+    ("selfie", "masked modelling", "Selfie, 2019", "cross_view:SelfieRecipe", "pictures only", "loss equal to the definition"),
+    ("rotnet", "pretext task", "RotNet, ICLR 2018", "contrastive:RotNetRecipe", "pictures with an up and a down", "loss equal to the definition"),
 )

@@ -66,28 +66,31 @@ class ResNet(nn.Module):
         width: channels of the stem; 64 in all published ones.
         stem: ``imagenet`` (7 x 7 with stride 2 and max-pooling: stride 32 in all) or ``small`` (3 x 3, no pooling: stride 8, the usual
             variant for pictures of 32 pixels).
+        stages: how many of the four there are; 3 for methods that pretrain the first ones on small patches (Selfie).
 
     Attributes:
         embed_dim: channels that come out.
         stride: pixels of the input per feature of the grid.
-        level_dims: channels after each of the four stages.
+        level_dims: channels after each stage.
 
     Raises:
-        ValueError: another depth or stem.
+        ValueError: another depth, stem or number of stages.
     """
 
-    def __init__(self, depth: int = 50, *, width: int = 64, stem: str = "imagenet") -> None:
+    def __init__(self, depth: int = 50, *, width: int = 64, stem: str = "imagenet", stages: int = 4) -> None:
         super().__init__()
         if depth not in BLOCKS or stem not in ("imagenet", "small"):
             raise ValueError(f"ResNet expected a depth of {sorted(BLOCKS)} and the stem imagenet or small, got {depth} and '{stem}'")
-        self.depth, self.width, self.stem = depth, width, stem
+        if not 1 <= stages <= 4:
+            raise ValueError(f"ResNet expected 1 to 4 stages, got {stages}")
+        self.depth, self.width, self.stem, self.stages = depth, width, stem, stages
         block = BasicBlock if depth < 50 else Bottleneck
         large = stem == "imagenet"
         self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         channels, self.level_dims = width, []
-        for stage, count in enumerate(BLOCKS[depth]):
+        for stage, count in enumerate(BLOCKS[depth][:stages]):
             blocks = []
             for place in range(count):
                 blocks.append(block(channels, width * 2**stage, 2 if stage > 0 and place == 0 else 1))
@@ -95,7 +98,7 @@ class ResNet(nn.Module):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             self.level_dims.append(channels)
         self.embed_dim = channels
-        self.stride = 32 if large else 8
+        self.stride = (4 if large else 1) * 2 ** (stages - 1)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -111,13 +114,13 @@ class ResNet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What a saved file must say so that the encoder can be built again."""
-        return {"class": type(self).__name__, "config": {"depth": self.depth, "width": self.width, "stem": self.stem}}
+        return {"class": type(self).__name__, "config": {"depth": self.depth, "width": self.width, "stem": self.stem, "stages": self.stages}}
 
     def levels(self, x: Tensor) -> list[Tensor]:
-        """``(B, 3, H, W)`` -> the maps after the four stages, ``(B, level_dims[i], H_i, W_i)``."""
+        """``(B, 3, H, W)`` -> the maps after the stages, ``(B, level_dims[i], H_i, W_i)``."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu())
         maps = []
-        for stage in range(4):
+        for stage in range(self.stages):
             x = getattr(self, f"layer{stage + 1}")(x)
             maps.append(x)
         return maps

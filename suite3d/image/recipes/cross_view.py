@@ -8,13 +8,15 @@ from typing import Literal, TypeVar
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.image.backbones.resnet import ResNet
 from suite3d.image.data.source import ViewGroup
-from suite3d.image.recipes.base import ImageViTRecipe
+from suite3d.image.recipes.base import ImagePretrainRecipe, ImageViTRecipe
 from suite3d.image.recipes.encoder import ImageViTConfig
 from suite3d.image.views import ViewConfig
 from suite3d.methods.cae import CAE, CAEConfig, LatentRegressor, PixelTarget, RandomTokens
 from suite3d.methods.croco import CroCo, CroCoConfig
 from suite3d.methods.crop_mae import CropMAE, CropMAEConfig
+from suite3d.methods.selfie import AttentionPooling, Selfie, SelfieConfig
 from suite3d.methods.siam_mae import SiamMAE, SiamMAEConfig
 from suite3d.nn.decoder import CrossSelfDecoder, SelfCrossDecoder
 from suite3d.nn.positions import Positions
@@ -155,3 +157,54 @@ class CAERecipe(ImageViTRecipe):
         sizes = self.regressor
         regressor = LatentRegressor(encoder, target.outputs, depth=sizes.depth, decoder_depth=sizes.decoder_depth, layer_scale=sizes.layer_scale)
         return CAE(encoder, regressor, target, self.method)
+
+
+@dataclass(kw_only=True)
+class PatchNetworkConfig:
+    """The patch network of Selfie: the first stages of a ResNet.
+
+    Attributes:
+        depth, width, stem, stages: see :class:`suite3d.image.backbones.resnet.ResNet`.
+    """
+
+    depth: int = 50
+    width: int = 64
+    stem: Literal["imagenet", "small"] = "imagenet"
+    stages: int = 3
+
+
+@dataclass(kw_only=True)
+class AttentionPoolingConfig:
+    """The attention pooling of Selfie.
+
+    Attributes:
+        depth, heads, hidden: see :class:`suite3d.methods.selfie.AttentionPooling`.
+    """
+
+    depth: int = 3
+    heads: int = 32
+    hidden: int = 640
+
+
+@dataclass(kw_only=True)
+class SelfieRecipe(ImagePretrainRecipe):
+    """Choosing the right patch for a hole.
+
+    Attributes:
+        encoder: the part that survives.
+    """
+
+    encoder: PatchNetworkConfig = field(default_factory=PatchNetworkConfig)
+    method: SelfieConfig = field(default_factory=SelfieConfig)
+    pooling: AttentionPoolingConfig = field(default_factory=AttentionPoolingConfig)
+
+    def build_encoder(self) -> ResNet:
+        sizes = self.encoder
+        return ResNet(sizes.depth, width=sizes.width, stem=sizes.stem, stages=sizes.stages)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, ResNet)
+        if self.augment.size % self.method.patch:
+            raise ConfigError(f"augment.size={self.augment.size} is not a whole number of patches: method.patch={self.method.patch}")
+        sizes, grid = self.pooling, self.augment.size // self.method.patch
+        return Selfie(encoder, AttentionPooling(encoder.embed_dim, grid, depth=sizes.depth, heads=sizes.heads, hidden=sizes.hidden), self.method)

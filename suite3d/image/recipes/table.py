@@ -31,4 +31,5 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("selfie", "masked modelling", "Selfie, 2019", "cross_view:SelfieRecipe", "pictures only", "loss equal to the definition"),
     ("rotnet", "pretext task", "RotNet, ICLR 2018", "contrastive:RotNetRecipe", "pictures with an up and a down", "loss equal to the definition"),
     ("slotcon", "dense", "SlotCon, NeurIPS 2022", "dense:SlotConRecipe", "pictures only", "loss equal to the definition"),
+    ("dmjd", "masked modelling", "DMJD, TMM 2023", "masked:DMJDRecipe", "pictures only", "loss equal to the definition"),
 )

@@ -1,4 +1,4 @@
-"""Contrastive recipes on two views of a picture."""
+"""Joint-embedding recipes: contrast, redundancy reduction, clustering, and the two on a single view that belong to no other group."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from suite3d.image.recipes.encoder import ImageEncoderConfig
 from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe
 from suite3d.image.views import ViewConfig
 from suite3d.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from suite3d.methods.cmim import CMIM, CMIMConfig
 from suite3d.methods.lejepa import LeJEPA, LeJEPAConfig
 from suite3d.methods.moco import MoCo, MoCoConfig
 from suite3d.methods.rotnet import RotNet
@@ -100,18 +101,35 @@ class LeJEPARecipe(MultiCropRecipe):
 
 
 @dataclass(kw_only=True)
-class RotNetRecipe(ImagePretrainRecipe):
-    """Prediction of quarter turns.
+class OneViewRecipe(ImagePretrainRecipe):
+    """Methods on one view of a picture, around any encoder.
 
     Attributes:
         encoder: the part that survives.
     """
 
-    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="random_resized", area=(0.3, 1.0), flip=0.5))
     encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
 
     def build_encoder(self) -> nn.Module:
         return self.encoder.build(self.augment.size)
 
+
+@dataclass(kw_only=True)
+class RotNetRecipe(OneViewRecipe):
+    """Prediction of quarter turns."""
+
+    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="random_resized", area=(0.3, 1.0), flip=0.5))
+
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return RotNet(encoder)
+
+
+@dataclass(kw_only=True)
+class CMIMRecipe(OneViewRecipe):
+    """A contrastive auto-encoder; its view is plain."""
+
+    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="center"))
+    method: CMIMConfig = field(default_factory=CMIMConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return CMIM(encoder, self.augment.size, self.method)

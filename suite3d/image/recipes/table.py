@@ -32,4 +32,14 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("rotnet", "pretext task", "RotNet, ICLR 2018", "contrastive:RotNetRecipe", "pictures with an up and a down", "loss equal to the definition"),
     ("slotcon", "dense", "SlotCon, NeurIPS 2022", "dense:SlotConRecipe", "pictures only", "loss equal to the definition"),
     ("dmjd", "masked modelling", "DMJD, TMM 2023", "masked:DMJDRecipe", "pictures only", "loss equal to the definition"),
+    (
+        "mmc",
+        "masked modelling and distillation",
+        "MMC, 2023",
+        "cross_view:MMCRecipe",
+        "pictures only",
+        "loss equal to our definition; the paper's details are open",
+    ),
+    ("cmim", "contrastive auto-encoder", "cMIM, 2025", "contrastive:CMIMRecipe", "pictures only", "loss equal to the definition"),
+    ("obow", "self-distillation", "OBoW, CVPR 2021", "distillation:OBoWRecipe", "pictures only", "loss equal to the definition"),
 )

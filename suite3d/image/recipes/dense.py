@@ -10,6 +10,7 @@ from suite3d.image.appearance import AppearanceConfig
 from suite3d.image.recipes.base import ImageViewsRecipe
 from suite3d.image.views import ViewConfig
 from suite3d.methods.pixpro import PixPro, PixProConfig
+from suite3d.methods.slotcon import SlotCon, SlotConConfig
 
 
 def byol_view() -> ViewConfig:
@@ -34,3 +35,13 @@ class PixProRecipe(DenseRecipe):
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return PixPro(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class SlotConRecipe(DenseRecipe):
+    """Semantic groups of places, contrasted as objects."""
+
+    method: SlotConConfig = field(default_factory=SlotConConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return SlotCon(encoder, self.method)

@@ -43,6 +43,7 @@ class Recipe:
 
 
 _PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
+_JOINT = "suite3d.pointcloud.recipes.joint"
 _FINETUNE = "suite3d.pointcloud.recipes.finetune"
 _VIDEO = "suite3d.video.recipes.pretrain"
 _LATENT = "suite3d.video.recipes.latent"
@@ -78,6 +79,24 @@ RECIPES = (
         needs="sequences with poses",
     ),
     Recipe(name="prc", stage="pretrain", modality="LiDAR", family="contrastive", paper="CALICO stage 1, ICLR 2024", target=f"{_PRETRAIN}:PRCRecipe"),
+    Recipe(
+        name="lidar_lejepa",
+        stage="pretrain",
+        modality="LiDAR",
+        family="latent prediction",
+        paper="LeJEPA, 2025 (lifted to LiDAR)",
+        target=f"{_JOINT}:LidarLeJEPARecipe",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="lidar_swav",
+        stage="pretrain",
+        modality="LiDAR",
+        family="clustering",
+        paper="SwAV, NeurIPS 2020 (lifted to LiDAR)",
+        target=f"{_JOINT}:LidarSwAVRecipe",
+        checked="loss equal to the definition",
+    ),
     Recipe(
         name="videomae",
         stage="pretrain",

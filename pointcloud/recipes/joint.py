@@ -1,0 +1,52 @@
+"""Pretraining recipes that embed the same places of two augmented scans together: LeJEPA and SwAV, with the losses of the image methods."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from suite3d.pointcloud.data.dataset import FrameDataset
+from suite3d.pointcloud.data.source import PairSource
+from suite3d.pointcloud.encoders.base import LidarEncoder
+from suite3d.pointcloud.methods.lidar_lejepa import LidarLeJEPA, LidarLeJEPAConfig
+from suite3d.pointcloud.methods.lidar_swav import LidarSwAV, LidarSwAVConfig
+from suite3d.pointcloud.recipes.augment import build_transforms
+from suite3d.pointcloud.recipes.pretrain import PretrainRecipe
+from suite3d.source import Source
+
+
+@dataclass(kw_only=True)
+class TwoViewsRecipe(PretrainRecipe, ABC):
+    """Two augmentations of every scan, with the points that both kept."""
+
+    def build_source(self, dataset: FrameDataset) -> Source:
+        return PairSource(
+            dataset,
+            build_transforms(self.augment),
+            mode="augment",
+            channels=self.encoder.channels,
+            point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
+        )
+
+
+@dataclass(kw_only=True)
+class LidarLeJEPARecipe(TwoViewsRecipe):
+    """Prediction of places by Gaussian embeddings."""
+
+    method: LidarLeJEPAConfig = field(default_factory=LidarLeJEPAConfig)
+
+    def build_method(self, encoder: LidarEncoder) -> nn.Module:
+        return LidarLeJEPA(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class LidarSwAVRecipe(TwoViewsRecipe):
+    """Swapped prediction of the balanced assignments of places."""
+
+    method: LidarSwAVConfig = field(default_factory=LidarSwAVConfig)
+
+    def build_method(self, encoder: LidarEncoder) -> nn.Module:
+        return LidarSwAV(encoder, self.method)

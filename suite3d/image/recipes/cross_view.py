@@ -8,14 +8,16 @@ from typing import Literal, TypeVar
 from torch import nn
 
 from suite3d.config import ConfigError
+from suite3d.image.appearance import AppearanceConfig
 from suite3d.image.backbones.resnet import ResNet
 from suite3d.image.data.source import ViewGroup
-from suite3d.image.recipes.base import ImagePretrainRecipe, ImageViTRecipe
+from suite3d.image.recipes.base import ImagePretrainRecipe, ImageViTRecipe, contrast_view
 from suite3d.image.recipes.encoder import ImageViTConfig
 from suite3d.image.views import ViewConfig
 from suite3d.methods.cae import CAE, CAEConfig, LatentRegressor, PixelTarget, RandomTokens
 from suite3d.methods.croco import CroCo, CroCoConfig
 from suite3d.methods.crop_mae import CropMAE, CropMAEConfig
+from suite3d.methods.mmc import MMC, MMCConfig
 from suite3d.methods.selfie import AttentionPooling, Selfie, SelfieConfig
 from suite3d.methods.siam_mae import SiamMAE, SiamMAEConfig
 from suite3d.nn.decoder import CrossSelfDecoder, SelfCrossDecoder
@@ -208,3 +210,23 @@ class SelfieRecipe(ImagePretrainRecipe):
             raise ConfigError(f"augment.size={self.augment.size} is not a whole number of patches: method.patch={self.method.patch}")
         sizes, grid = self.pooling, self.augment.size // self.method.patch
         return Selfie(encoder, AttentionPooling(encoder.embed_dim, grid, depth=sizes.depth, heads=sizes.heads, hidden=sizes.hidden), self.method)
+
+
+@dataclass(kw_only=True)
+class MMCRecipe(ImageViTRecipe):
+    """Repair, self-distillation and contrast of corrupted views.
+
+    Attributes:
+        appearance: blur and solarisation of both views.
+    """
+
+    augment: ViewConfig = field(default_factory=contrast_view)
+    appearance: AppearanceConfig = field(default_factory=lambda: AppearanceConfig(blur=0.5))
+    method: MMCConfig = field(default_factory=MMCConfig)
+
+    def views(self) -> list[ViewGroup]:
+        return [ViewGroup(count=2, view=self.augment, appearance=self.appearance)]
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return MMC(encoder, self.method)

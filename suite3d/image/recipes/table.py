@@ -42,4 +42,6 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ),
     ("cmim", "contrastive auto-encoder", "cMIM, 2025", "contrastive:CMIMRecipe", "pictures only", "loss equal to the definition"),
     ("obow", "self-distillation", "OBoW, CVPR 2021", "distillation:OBoWRecipe", "pictures only", "loss equal to the definition"),
+    ("mixed_ae", "masked modelling", "MixedAE, CVPR 2023", "masked:MixedAERecipe", "pictures only", "loss equal to the definition"),
+    ("seq_jepa", "latent prediction", "seq-JEPA, 2025", "dense:SeqJEPARecipe", "pictures only", "loss equal to the definition"),
 )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from suite3d.image.appearance import AppearanceConfig
+from suite3d.image.data.source import ViewGroup
+from suite3d.image.recipes.base import ImagePretrainRecipe, contrast_view
 from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig
-from suite3d.image.recipes.multi_crop import MultiCropRecipe
+from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe
+from suite3d.image.views import ViewConfig
 from suite3d.methods.dino import DINO, DINOConfig
 from suite3d.methods.ibot import IBOT, IBOTConfig
+from suite3d.methods.obow import OBoW, OBoWConfig
 from suite3d.nn.vit import VisionTransformer
 
 
@@ -40,3 +45,35 @@ class IBOTRecipe(MultiCropRecipe):
         if not isinstance(encoder, VisionTransformer):
             raise ValueError("iBOT hides patches of a vision transformer: expected encoder.kind=vit")
         return IBOT(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class OBoWRecipe(ImagePretrainRecipe):
+    """Bags of visual words: view 0 is the teacher's plain picture, all others are the student's crops.
+
+    Attributes:
+        augment: the teacher's picture, and its size.
+        colors: colours and mirroring of the student's crops.
+        large, local: the student's crops of two sizes.
+        encoder: the part that survives.
+    """
+
+    augment: ViewConfig = field(default_factory=lambda: ViewConfig(crop="center", flip=0.5))
+    colors: ViewConfig = field(default_factory=contrast_view)
+    large: LocalViewConfig = field(default_factory=lambda: LocalViewConfig(count=2, size=160, area=(0.08, 0.6)))
+    local: LocalViewConfig = field(default_factory=lambda: LocalViewConfig(count=5, size=96, area=(0.085, 0.14), appearance=AppearanceConfig()))
+    encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    method: OBoWConfig = field(default_factory=OBoWConfig)
+
+    def build_encoder(self) -> nn.Module:
+        return replace(self.encoder, vit=replace(self.encoder.vit, any_size=True)).build(self.augment.size)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return OBoW(encoder, self.method)
+
+    def views(self) -> list[ViewGroup]:
+        groups = [ViewGroup(view=self.augment)]
+        for crops in (self.large, self.local):
+            view = replace(self.colors, size=crops.size, area=crops.area, mean=self.augment.mean, std=self.augment.std)
+            groups += [ViewGroup(count=crops.count, view=view, appearance=crops.appearance)] * (crops.count > 0)
+        return groups

@@ -1,4 +1,4 @@
-"""Recipes that compare the places of two views of a picture."""
+"""Recipes that compare the places of two views of a picture, or follow a gaze from view to view."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from suite3d.image.appearance import AppearanceConfig
-from suite3d.image.recipes.base import ImageViewsRecipe
+from suite3d.image.data.source import ViewGroup
+from suite3d.image.recipes.base import ImagePretrainRecipe, ImageViewsRecipe, contrast_view
+from suite3d.image.recipes.encoder import ImageEncoderConfig
 from suite3d.image.views import ViewConfig
 from suite3d.methods.pixpro import PixPro, PixProConfig
+from suite3d.methods.seq_jepa import SeqJEPA, SeqJEPAConfig
 from suite3d.methods.slotcon import SlotCon, SlotConConfig
 
 
@@ -45,3 +48,25 @@ class SlotConRecipe(DenseRecipe):
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return SlotCon(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class SeqJEPARecipe(ImagePretrainRecipe):
+    """A sequence of looks and the moves between them; neither blur nor solarisation, which the moves do not tell.
+
+    Attributes:
+        encoder: the part that survives; the paper has a ResNet-18.
+    """
+
+    augment: ViewConfig = field(default_factory=contrast_view)
+    encoder: ImageEncoderConfig = field(default_factory=lambda: ImageEncoderConfig(depth=18))
+    method: SeqJEPAConfig = field(default_factory=SeqJEPAConfig)
+
+    def build_encoder(self) -> nn.Module:
+        return self.encoder.build(self.augment.size)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        return SeqJEPA(encoder, self.method)
+
+    def views(self) -> list[ViewGroup]:
+        return [ViewGroup(count=self.method.views + 1, view=self.augment)]

@@ -62,6 +62,25 @@ class Attention(nn.Module):
         """softmax(q k^T / sqrt(head_dim)) v."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
+    @torch.no_grad()
+    def strongest(self, x: Tensor, count: int, rotation: Rotation | None = None, *, prefix: int = 0) -> Tensor:
+        """``(B, heads, N, N)`` bool mask for :meth:`forward`: each query may attend to the ``count`` keys it attends to most (Chen et al., 2023).
+
+        The first ``prefix`` tokens (class token, registers) neither choose nor are chosen: they attend to all, and all may attend to them.
+        """
+        q, k, _ = self.split(x)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        chosen = self.scores(q[:, :, prefix:], k[:, :, prefix:]).topk(count, dim=-1).indices  # (B, heads, N - prefix, count)
+        mask = torch.ones(*q.shape[:3], q.shape[2], dtype=torch.bool, device=x.device)
+        mask[:, :, prefix:, prefix:] = False
+        mask[:, :, prefix:, prefix:].scatter_(-1, chosen, True)
+        return mask
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """``(B, heads, N, N)``, for each query in the order of its attention to the keys."""
+        return q @ k.transpose(-1, -2)
+
 
 class CosineAttention(Attention):
     """Self-attention on the cosine of query and key, with a learned temperature a head (Swin V2, section 3.2; VideoMAE V2's option for ViT-g).
@@ -77,6 +96,9 @@ class CosineAttention(Attention):
         temperature = self.scale.clamp(max=math.log(100)).exp()
         q = (F.normalize(q, dim=-1) * temperature).to(v.dtype)
         return F.scaled_dot_product_attention(q, F.normalize(k, dim=-1).to(v.dtype), v, attn_mask=mask, scale=1.0)
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ F.normalize(k, dim=-1).to(q.dtype).transpose(-1, -2)
 
 
 class CrossAttention(nn.Module):

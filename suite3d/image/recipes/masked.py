@@ -15,6 +15,7 @@ from suite3d.methods.colormae import ColorMAE, ColorMAEConfig
 from suite3d.methods.dmjd import DMJD, DMJDConfig
 from suite3d.methods.gmml import GMML, GMMLConfig
 from suite3d.methods.mae import MAE, MAEConfig
+from suite3d.methods.mixed_ae import MixedAE, MixedAEConfig
 from suite3d.methods.sit import SiT, SiTConfig
 from suite3d.nn.vit import VisionTransformer
 
@@ -90,3 +91,15 @@ class DMJDRecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return DMJD(encoder, self.decoder.build(encoder, outputs=self.method.outputs(encoder)), self.method)
+
+
+@dataclass(kw_only=True)
+class MixedAERecipe(ImageViTRecipe):
+    """Masked autoencoding of mixed pictures."""
+
+    method: MixedAEConfig = field(default_factory=MixedAEConfig)
+    decoder: ImageDecoderConfig = field(default_factory=ImageDecoderConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return MixedAE(encoder, self.decoder.build(encoder), self.method)

@@ -168,6 +168,16 @@ RECIPES = (
         checked="loss equal to the definition",
     ),
     Recipe(
+        name="video_lejepa",
+        stage="pretrain",
+        modality="video",
+        family="latent prediction",
+        paper="LeJEPA, 2025 (lifted to video)",
+        target="suite3d.video.recipes.lejepa:VideoLeJEPARecipe",
+        needs="videos only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
         name="video_classify",
         stage="finetune",
         modality="video",

@@ -20,6 +20,7 @@ from suite3d.methods.crop_mae import CropMAE, CropMAEConfig
 from suite3d.methods.mmc import MMC, MMCConfig
 from suite3d.methods.selfie import AttentionPooling, Selfie, SelfieConfig
 from suite3d.methods.siam_mae import SiamMAE, SiamMAEConfig
+from suite3d.methods.umd import UMD, UMDConfig, UMDDecoder
 from suite3d.nn.decoder import CrossSelfDecoder, SelfCrossDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer
@@ -230,3 +231,26 @@ class MMCRecipe(ImageViTRecipe):
     def build_method(self, encoder: nn.Module) -> nn.Module:
         assert isinstance(encoder, VisionTransformer)
         return MMC(encoder, self.method)
+
+
+def symmetric_crop() -> ViewConfig:
+    """UMD's view: a crop of four fifths to all of the picture, mirrored half of the time, pixels in [-1, 1]."""
+    return ViewConfig(crop="random_resized", area=(0.8, 1.0), flip=0.5, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@dataclass(kw_only=True)
+class UMDRecipe(ImageViTRecipe):
+    """Completion and denoising in one.
+
+    Attributes:
+        decoder_depth: blocks of the decoder, which is as wide as the encoder.
+    """
+
+    augment: ViewConfig = field(default_factory=symmetric_crop)
+    encoder: ImageViTConfig = field(default_factory=lambda: ImageViTConfig(patch=4, positions="learned", registers=3))
+    method: UMDConfig = field(default_factory=UMDConfig)
+    decoder_depth: int = 4
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        assert isinstance(encoder, VisionTransformer)
+        return UMD(encoder, UMDDecoder(encoder, depth=self.decoder_depth), self.method)

@@ -44,4 +44,6 @@ ROWS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("obow", "self-distillation", "OBoW, CVPR 2021", "distillation:OBoWRecipe", "pictures only", "loss equal to the definition"),
     ("mixed_ae", "masked modelling", "MixedAE, CVPR 2023", "masked:MixedAERecipe", "pictures only", "loss equal to the definition"),
     ("seq_jepa", "latent prediction", "seq-JEPA, 2025", "dense:SeqJEPARecipe", "pictures only", "loss equal to the definition"),
+    ("umd", "masked modelling", "UMD, 2024", "cross_view:UMDRecipe", "pictures only", "loss equal to the definition"),
+    ("mugs", "self-distillation", "Mugs, 2022", "distillation:MugsRecipe", "pictures only", "loss equal to the definition"),
 )

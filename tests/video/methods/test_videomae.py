@@ -245,3 +245,29 @@ def test_wrong_parts_are_refused():
         VideoMAEConfig(decode_ratio=0)
     with pytest.raises(ValueError, match="mask ratio"):
         VideoMAEV2Config(mask_ratio=1.0)
+
+
+def test_colour_noise_hides_tubes_that_clump_or_spread():
+    backbone = encoder(clip=(8, 128, 128), dim=16, depth=1, heads=2)  # 16 x 16 places
+    seeds, neighbours = list(range(8)), {}
+    for kind in ("tube", "red", "green", "blue"):
+        colour = {} if kind == "tube" else {"mask": "colour_noise", "colour": kind, "noise_slices": 16}
+        method = VideoMAE(backbone, decoder(backbone), VideoMAEConfig(mask_ratio=0.75, **colour))
+        mask = method.mask(seeds, torch.device("cpu")).view(8, 4, 16, 16)
+        assert (mask == mask[:, :1]).all() and (mask[:, 0].flatten(1).sum(1) == 192).all(), "the same 192 places at all times"
+        assert torch.equal(mask.flatten(1), method.mask(seeds, torch.device("cpu")))
+        neighbours[kind] = (mask[:, 0, :, 1:] == mask[:, 0, :, :-1]).float().mean().item()
+        chosen = method.select(seeds, torch.device("cpu"))
+        assert chosen.visible.shape == (8, 4 * 64) and chosen.decoded.shape == (8, 4 * 192)
+        assert not any("noise" in name for name in method.state_dict())
+    assert neighbours["red"] > neighbours["green"] > neighbours["tube"] > neighbours["blue"]
+    with pytest.raises(ValueError, match="noise_slices"):
+        VideoMAEConfig(noise_slices=0)
+
+
+def test_colour_noise_learns():
+    backbone = encoder()
+    method = VideoMAE(backbone, decoder(backbone), VideoMAEConfig(mask_ratio=0.75, mask="colour_noise", noise_slices=16))
+    output = method(batch(2))
+    output.loss.backward()
+    assert torch.isfinite(output.loss) and backbone.blocks[0].attn.qkv.weight.grad.abs().sum() > 0

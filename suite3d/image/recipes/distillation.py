@@ -10,10 +10,11 @@ from suite3d.image.appearance import AppearanceConfig
 from suite3d.image.data.source import ViewGroup
 from suite3d.image.recipes.base import ImagePretrainRecipe, contrast_view
 from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig
-from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe
+from suite3d.image.recipes.multi_crop import LocalViewConfig, MultiCropRecipe, global_view
 from suite3d.image.views import ViewConfig
 from suite3d.methods.dino import DINO, DINOConfig
 from suite3d.methods.ibot import IBOT, IBOTConfig
+from suite3d.methods.mugs import Mugs, MugsConfig
 from suite3d.methods.obow import OBoW, OBoWConfig
 from suite3d.nn.vit import VisionTransformer
 
@@ -45,6 +46,21 @@ class IBOTRecipe(MultiCropRecipe):
         if not isinstance(encoder, VisionTransformer):
             raise ValueError("iBOT hides patches of a vision transformer: expected encoder.kind=vit")
         return IBOT(encoder, self.method)
+
+
+@dataclass(kw_only=True)
+class MugsRecipe(MultiCropRecipe):
+    """Pictures, local groups and clusters."""
+
+    augment: ViewConfig = field(default_factory=lambda: replace(global_view(), area=(0.25, 1.0)))
+    local: LocalViewConfig = field(default_factory=lambda: LocalViewConfig(count=10, area=(0.05, 0.25)))
+    encoder: ImageEncoderConfig = field(default_factory=small_vit)
+    method: MugsConfig = field(default_factory=MugsConfig)
+
+    def build_method(self, encoder: nn.Module) -> nn.Module:
+        if not isinstance(encoder, VisionTransformer):
+            raise ValueError("Mugs averages the patch tokens of a vision transformer: expected encoder.kind=vit")
+        return Mugs(encoder, self.method)
 
 
 @dataclass(kw_only=True)

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.masked_pixels import jointly_normalised_patches, token_mse
 from suite3d.masking import generators_of, hidden_count, hidden_indices, tube_mask, visible_indices
-from suite3d.methods.looking import clip_pictures, monitored_tokens
+from suite3d.methods.looking import clip_pictures, monitored_tokens, view_frames
+from suite3d.methods.masked_pixels import check_pixel_outputs
 from suite3d.nn.decoder import CrossSelfDecoder, SelfCrossDecoder
 from suite3d.nn.patch_embed import gather_patches
 from suite3d.nn.vit import VisionTransformer
@@ -70,18 +70,3 @@ class CrossView(nn.Module):
 
         rebuilt = clip_pictures(pixels, visible, targets, predicted, self.encoder.patch, batch, jointly=True)
         return rebuilt | {"reference": draw_strip([view_frames(other, batch)], ["reference view"], title=batch.names[0])}
-
-
-def view_frames(pixels: Tensor, batch: ImageBatch) -> Any:
-    """``(3, T, H, W)`` normalised pixels -> ``(T, H, W, 3)`` uint8 array."""
-    mean, std = (torch.tensor(value, device=pixels.device)[:, None, None, None] for value in (batch.mean, batch.std))
-    frames = rearrange(pixels.float() * std + mean, "c t h w -> t h w c")
-    return (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-
-
-def check_pixel_outputs(encoder: VisionTransformer, outputs: int, *, each: int = 1) -> None:
-    """Raise ValueError unless a decoder predicts ``each`` numbers for every value of a patch."""
-    t, p, q = encoder.patch
-    values = each * encoder.config.channels * t * p * q
-    if outputs != values:
-        raise ValueError(f"the decoder must predict the {values} values of a patch {encoder.patch}, it predicts {outputs}")

@@ -35,8 +35,7 @@ from suite3d.losses.hog import hog_target
 from suite3d.losses.masked_pixels import token_mse
 from suite3d.losses.smooth_l1 import smooth_l1_loss
 from suite3d.masking import disjoint_block_masks, generators_of, hidden_count, hidden_indices, visible_indices
-from suite3d.methods.cross_view import view_frames
-from suite3d.methods.looking import monitored_tokens
+from suite3d.methods.looking import monitored_tokens, view_frames
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.initialise import initialise
 from suite3d.nn.vit import VisionTransformer

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.masked_l1 import masked_l1
 from suite3d.masking import drawn_ratio, grouped_mask, sub_generator
-from suite3d.methods.cross_view import view_frames
-from suite3d.methods.looking import monitored_tokens
+from suite3d.methods.looking import monitored_tokens, view_frames
 from suite3d.methods.masked_pixels import patch_values
 from suite3d.nn.initialise import initialise
 from suite3d.nn.vit import VisionTransformer

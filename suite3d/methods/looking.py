@@ -74,8 +74,18 @@ def clip_pictures(
     return strip if pixels.shape[1] == 1 else strip | {"reconstruction_moving": draw_animation(rows, labels)}
 
 
+def view_frames(pixels: Tensor, batch: Normalised) -> Any:
+    """``(3, T, H, W)`` normalised pixels -> ``(T, H, W, 3)`` uint8 array."""
+    mean, std = (torch.tensor(value, device=pixels.device)[:, None, None, None] for value in (batch.mean, batch.std))
+    return _as_bytes(rearrange(pixels.float() * std + mean, "c t h w -> t h w c"))
+
+
 def _frames(patches: Tensor, shape: torch.Size, patch: Size) -> Any:
     """``(N, C, K)`` patches in [0, 1] -> ``(T, H, W, C)`` uint8 array."""
     t, p, q = patch
     frames = rearrange(patches, "(T H W) c (t p q) -> (T t) (H p) (W q) c", H=shape[1] // p, W=shape[2] // q, t=t, p=p, q=q)
+    return _as_bytes(frames)
+
+
+def _as_bytes(frames: Tensor) -> Any:
     return (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -43,9 +43,7 @@ class MaskedPixels(nn.Module):
     def __init__(self, encoder: VisionTransformer, decoder: SelfDecoder | CrossDecoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        values = patch_values(encoder)
-        if decoder.head.out_features != values:
-            raise ValueError(f"the decoder must predict the {values} values of a patch {encoder.patch}, it predicts {decoder.head.out_features}")
+        check_pixel_outputs(encoder, decoder.head.out_features)
 
     def predict(self, pixels: Tensor, chosen: Selection, normalise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, the encoder's tokens ``(B, V, D)`` and the predictions ``(B, M, K)``, for normalised ``pixels (B, C, T, H, W)``.
@@ -62,3 +60,10 @@ class MaskedPixels(nn.Module):
 def patch_values(encoder: VisionTransformer) -> int:
     """How many values a patch has."""
     return encoder.config.channels * encoder.patch[0] * encoder.patch[1] * encoder.patch[2]
+
+
+def check_pixel_outputs(encoder: VisionTransformer, outputs: int, *, each: int = 1) -> None:
+    """Raise ValueError unless a decoder predicts ``each`` numbers for every value of a patch."""
+    values = each * patch_values(encoder)
+    if outputs != values:
+        raise ValueError(f"the decoder must predict the {values} values of a patch {encoder.patch}, it predicts {outputs}")

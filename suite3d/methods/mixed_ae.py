@@ -37,8 +37,7 @@ from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.masked_pixels import jointly_normalised_patches, token_mse
 from suite3d.losses.rows import dots, unit
 from suite3d.masking import hidden_indices, sub_generator, visible_indices
-from suite3d.methods.cross_view import view_frames
-from suite3d.methods.looking import clip_pictures, monitored_tokens
+from suite3d.methods.looking import clip_pictures, monitored_tokens, view_frames
 from suite3d.methods.masked_pixels import MaskedPixels
 from suite3d.nn.attention import Attention, Rotation
 from suite3d.nn.block import Block

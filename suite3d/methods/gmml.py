@@ -10,7 +10,7 @@ perceptron on each token; the target is the pixels as they are; absolute error o
 
 Open in the paper, chosen here: one filling for all of a picture's groups, each of those in ``fill`` equally often (as released; the paper
 names noise, zeros and patches of another picture, at the same place); noise is standard normal and zero is the data's mean colour, since pixels
-are normalised; the released ranges of the shares. Differences to the released code: the share is exact instead of at least what was drawn; the
+are normalised; the ranges of the shares, which are the defaults of SiT's released function. Differences to the released code: the share is exact instead of at least what was drawn; the
 other picture is never the picture itself; groups lie on the grid of patches (there an option).
 """
 
@@ -18,45 +18,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
 
-import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.masked_l1 import masked_l1
-from suite3d.masking import drawn_ratio, grouped_mask, sub_generator
-from suite3d.methods.looking import monitored_tokens, view_frames
+from suite3d.methods.corruption import CorruptionConfig, corrupt, repair_pictures
+from suite3d.methods.looking import monitored_tokens
 from suite3d.methods.masked_pixels import patch_values
-from suite3d.nn.initialise import initialise
+from suite3d.nn.heads import PixelHead
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
-
-
-@dataclass(kw_only=True)
-class CorruptionConfig:
-    """How a picture is corrupted.
-
-    Attributes:
-        fill: what the groups are overwritten with, one drawn for each picture: noise, zeros, or what another picture of the batch has there.
-        ratio: range of the share of patches overwritten with noise or zeros.
-        image_ratio: the same for another picture.
-        largest: longest side of a group over that of the picture.
-    """
-
-    fill: tuple[Literal["noise", "zero", "image"], ...] = ("noise", "image")
-    ratio: tuple[float, float] = (0.5, 0.7)
-    image_ratio: tuple[float, float] = (0.35, 0.35)
-    largest: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not self.fill or set(self.fill) - {"noise", "zero", "image"}:
-            raise ValueError(f"fill expected some of noise, zero and image, got {list(self.fill)}")
-        if not 0 < self.largest <= 1:
-            raise ValueError(f"largest expected a share of the picture's side in (0, 1], got {self.largest}")
-        for low, high in (self.ratio, self.image_ratio):
-            drawn_ratio(low, high, torch.Generator())
 
 
 @dataclass(kw_only=True)
@@ -64,20 +36,12 @@ class GMMLConfig:
     """GMML.
 
     Attributes:
-        corruption: see :class:`CorruptionConfig`.
+        corruption: see :class:`suite3d.methods.corruption.CorruptionConfig`.
         hidden: channels of the two hidden layers of the head.
     """
 
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     hidden: int = 2048
-
-
-class PixelHead(nn.Sequential):
-    """Tokens to the values of their patches: two layers with GELU and a linear one (a transposed convolution whose stride is its kernel)."""
-
-    def __init__(self, dim: int, hidden: int, values: int) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, values))
-        initialise(self)
 
 
 class GMML(nn.Module):
@@ -102,40 +66,3 @@ class GMML(nn.Module):
         loss = masked_l1(predicted, self.encoder.patchify(pixels[:, :, None]), mask)
         shown = partial(repair_pictures, pixels[0], corrupted[0], predicted[0].detach(), self.encoder, batch)
         return Output(loss=loss, metrics={"corrupted": mask.float().mean()}, features=monitored_tokens(tokens), visuals=shown)
-
-
-@torch.no_grad()
-def corrupt(pixels: Tensor, seeds: list[int], encoder: VisionTransformer, config: CorruptionConfig) -> tuple[Tensor, Tensor]:
-    """Pictures with groups of patches overwritten, and which: like ``pixels (B, 3, S, S)``, ``(B, N)`` bool, True = overwritten.
-
-    Raises ValueError for a batch of one where another picture is needed.
-    """
-    if len(seeds) < 2 and "image" in config.fill:
-        raise ValueError("another picture's patches need a batch of at least two, got one: use larger batches or leave 'image' out of fill")
-    masks, fillings = [], []
-    for sample, seed in enumerate(seeds):
-        generator = sub_generator(seed, "corruption")
-        fill = config.fill[int(torch.randint(len(config.fill), (), generator=generator))]
-        ratio = drawn_ratio(*(config.image_ratio if fill == "image" else config.ratio), generator)
-        masks.append(grouped_mask(encoder.grid[1:], ratio, [generator], largest=config.largest)[0])
-        if fill == "image":
-            fillings.append(pixels[(sample + int(torch.randint(1, len(seeds), (), generator=generator))) % len(seeds)])
-        elif fill == "noise":
-            fillings.append(torch.randn(pixels.shape[1:], generator=generator).to(pixels))
-        else:
-            fillings.append(torch.zeros_like(pixels[sample]))
-    mask = torch.stack(masks).to(pixels.device)
-    _, height, width = encoder.grid
-    _, p, q = encoder.patch
-    inside = rearrange(mask, "b (h w) -> b 1 h w", h=height, w=width).repeat_interleave(p, 2).repeat_interleave(q, 3)  # [B, 1, S, S]
-    return torch.where(inside, torch.stack(fillings), pixels), mask
-
-
-def repair_pictures(pixels: Tensor, corrupted: Tensor, predicted: Tensor, encoder: VisionTransformer, batch: ImageBatch) -> dict[str, Any]:
-    """Original, corrupted and repaired first picture, one below the other; ``predicted (N, 3 * p * q)``."""
-    from suite3d.report.clip import draw_strip
-
-    _, p, q = encoder.patch
-    repaired = rearrange(predicted.float(), "(h w) (c p q) -> c (h p) (w q)", h=encoder.grid[1], p=p, q=q)
-    rows = [view_frames(picture[:, None], batch) for picture in (pixels, corrupted, repaired)]
-    return {"reconstruction": draw_strip(rows, ("original", "corrupted", "repaired"), title=batch.names[0])}

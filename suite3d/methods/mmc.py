@@ -32,11 +32,11 @@ from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.info_nce import check_temperature, info_nce
 from suite3d.losses.masked_l1 import masked_l1
 from suite3d.losses.self_distillation import masked_distillation
+from suite3d.methods.corruption import CorruptionConfig, corrupt, repair_pictures
 from suite3d.methods.dino import DistillationConfig, SelfDistillation, distillation_metrics
-from suite3d.methods.gmml import CorruptionConfig, PixelHead, corrupt, repair_pictures
 from suite3d.methods.masked_pixels import patch_values
 from suite3d.methods.multi_view import check_views
-from suite3d.nn.heads import projector
+from suite3d.nn.heads import PixelHead, projector
 from suite3d.nn.momentum import momentum_copy
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
@@ -47,7 +47,7 @@ class MMCConfig(DistillationConfig):
     """MMC.
 
     Attributes:
-        corruption: see :class:`suite3d.methods.gmml.CorruptionConfig`.
+        corruption: see :class:`suite3d.methods.corruption.CorruptionConfig`.
         repair_weight, distil_weight, contrast_weight: w_r, w_d, w_c.
         temperature: of the contrast.
         pixel_hidden: channels of the two hidden layers of the repair head.

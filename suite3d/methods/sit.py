@@ -11,8 +11,9 @@ head are GMML's (:mod:`suite3d.methods.gmml`), over both views. The factor 2 t k
 
 The encoder that survives is the student. The teacher's batch norms use the statistics of their own batch, and it never skips a residual branch.
 
-Open, chosen here: the projection head has two hidden layers with batch norm, of the released width. Differences to the released code: as GMML's;
-the weight decay is constant instead of rising from 0.04 to 0.1.
+Open, chosen here: the projection head has two hidden layers with batch norm, of the released width; noise or another picture fills the groups
+(zeros, the released default, are ``corruption.fill``). Differences to the released code: as GMML's; the weight decay is constant instead of
+rising from 0.04 to 0.1.
 """
 
 from __future__ import annotations
@@ -26,15 +27,20 @@ from torch import Tensor, nn
 from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.info_nce import check_temperature, info_nce
 from suite3d.losses.masked_l1 import masked_l1
-from suite3d.methods.gmml import CorruptionConfig, PixelHead, corrupt, repair_pictures
+from suite3d.methods.corruption import CorruptionConfig, corrupt, repair_pictures
 from suite3d.methods.looking import monitored_tokens
 from suite3d.methods.masked_pixels import patch_values
 from suite3d.methods.multi_view import check_views
 from suite3d.nn.block import DropPath
-from suite3d.nn.heads import projector
+from suite3d.nn.heads import PixelHead, projector
 from suite3d.nn.momentum import momentum_at, momentum_copy, momentum_update
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
+
+
+def sit_corruption() -> CorruptionConfig:
+    """The released shares: half of a picture, or 30 % of it with another picture's patches."""
+    return CorruptionConfig(ratio=(0.5, 0.5), image_ratio=(0.3, 0.3))
 
 
 @dataclass(kw_only=True)
@@ -42,7 +48,7 @@ class SiTConfig:
     """SiT.
 
     Attributes:
-        corruption: see :class:`suite3d.methods.gmml.CorruptionConfig`.
+        corruption: see :class:`suite3d.methods.corruption.CorruptionConfig`.
         temperature: t.
         reconstruction: r. The paper: 1 to 5.
         momentum: m at the first and the last step, a half cosine between. A run of a few hundred steps needs about 0.99 at first.
@@ -50,7 +56,7 @@ class SiTConfig:
         hidden, dim: channels of the hidden layers and of the output of the projection head.
     """
 
-    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    corruption: CorruptionConfig = field(default_factory=sit_corruption)
     temperature: float = 0.2
     reconstruction: float = 1.0
     momentum: tuple[float, float] = (0.996, 1.0)

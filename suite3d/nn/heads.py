@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from suite3d.nn.initialise import initialise
+
 Norm = Literal["batch", "layer", "none"]
 
 
@@ -32,6 +34,20 @@ def projector(dims: Sequence[int], *, norm: Norm = "batch") -> nn.Sequential:
         layers.append(nn.ReLU())
     layers.append(nn.Linear(dims[-2], dims[-1]))
     return nn.Sequential(*layers)
+
+
+class PixelHead(nn.Sequential):
+    """Tokens to the values of their patches: two layers with GELU and a linear one (a transposed convolution whose stride is its kernel).
+
+    Args:
+        dim: channels of the tokens. hidden: of the two layers. values: of a patch.
+
+    Source: Atito et al., "SiT: Self-supervised vIsion Transformer", 2021, section 3.
+    """
+
+    def __init__(self, dim: int, hidden: int, values: int) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, values))
+        initialise(self)
 
 
 class ClassificationHead(nn.Module):

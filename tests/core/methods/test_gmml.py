@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from suite3d.methods.gmml import GMML, CorruptionConfig, GMMLConfig, corrupt
+from suite3d.methods.corruption import CorruptionConfig, corrupt
+from suite3d.methods.gmml import GMML, GMMLConfig
 from tests.core.methods.joint import batch, gradient_norm, trained, vit
 from tests.core.methods.naive_masked import encode, part, pixel_targets, shaken
 from tests.core.nn.naive_vit import gelu, linear

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suite3d.image.data.source import ViewGroup
-from suite3d.methods.gmml import corrupt
+from suite3d.methods.corruption import corrupt
 from suite3d.methods.mmc import MMC, MMCConfig
 from tests.core.methods.joint import VIEW, batch, trained, vit
 from tests.core.nn.naive_vit import patches

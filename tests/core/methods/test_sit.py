@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from suite3d.image.data.source import ViewGroup
-from suite3d.methods.gmml import CorruptionConfig, corrupt
+from suite3d.methods.corruption import corrupt
 from suite3d.methods.sit import SiT, SiTConfig
 from tests.core.methods.joint import VIEW, batch, gradient_norm, trained, vit
 from tests.core.methods.naive_masked import encode, part, pixel_targets, shaken
@@ -43,7 +43,7 @@ def test_loss_is_its_definition() -> None:
     method, data = shaken(sit(reconstruction=3.0)), batch(5)
     state = method.state_dict()
     pixels = [data.pixels(0), data.pixels(1)]
-    corrupted, masks = zip(*(corrupt(pixels[v], data.view_seeds(v), method.encoder, CorruptionConfig()) for v in (0, 1)), strict=True)
+    corrupted, masks = zip(*(corrupt(pixels[v], data.view_seeds(v), method.encoder, method.config.corruption) for v in (0, 1)), strict=True)
     prefix, tokens = encode(torch.cat(corrupted), part(state, "student.encoder"), 2)
     clean, _ = encode(torch.cat(pixels), part(state, "teacher.encoder"), 2)
     head = part(state, "head")

@@ -1,4 +1,4 @@
-"""``suite3d``: pretrain | finetune | evaluate | show | export | data | bench | demo | list | doctor."""
+"""``suite3d``: pretrain | finetune | evaluate | embed | show | export | data | bench | demo | list | doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ USAGE = """\
 suite3d pretrain RECIPE [key=value ...] [config=FILE.yaml]     self-supervised pretraining
 suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=value ...]
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
-suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video run (or weights file) are worth
+suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video or image run are worth
+suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture or video of a folder
 suite3d show RUN                                               what happened in a run; writes report.html
 suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, VideoMAE, transformers or timm
 suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
@@ -90,7 +91,11 @@ def _evaluate(rest: Sequence[str]) -> int:
     recipe = recipe_of(Path(run))
     if recipe is not None and recipe.modality == "LiDAR" and frozen:
         raise ConfigError(f"{run} is a LiDAR run: {', '.join(frozen)} evaluate encoders of clips and images")
-    if frozen:
+    if recipe is not None and recipe.modality == "image":
+        from suite3d.image.recipes.evaluate import evaluate_images
+
+        result = evaluate_images(Path(run), frozen or ["knn", "linear"], overrides)
+    elif frozen:
         from suite3d.video.recipes.frozen import evaluate_frozen
 
         result = evaluate_frozen(Path(run), frozen, overrides)
@@ -103,6 +108,21 @@ def _evaluate(rest: Sequence[str]) -> int:
 
         result = evaluate_run(Path(run), overrides)
     _print_result(result)
+    return 0
+
+
+def _embed(rest: Sequence[str]) -> int:
+    from suite3d.recipes import recipe_of
+
+    (run, out), overrides = _split(rest, 2, "embed RUN OUT.npz [data.root=FOLDER] [key=value ...]")
+    recipe = recipe_of(Path(run))
+    if recipe is None or recipe.modality == "LiDAR":
+        raise ConfigError(f"{run}: embed expects a run on pictures or videos")
+    if recipe.modality == "image":
+        from suite3d.image.recipes.embed import embed_images as embed
+    else:
+        from suite3d.video.recipes.embed import embed_videos as embed
+    print(embed(Path(run), Path(out), overrides))
     return 0
 
 
@@ -191,6 +211,7 @@ COMMANDS = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "embed": _embed,
     "show": _show,
     "export": _export,
     "data": _data,

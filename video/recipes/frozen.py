@@ -20,7 +20,7 @@ from suite3d.evaluate.attentive import AttentiveConfig
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
-from suite3d.evaluate.retrieval import RANKS
+from suite3d.evaluate.protocols import KnnConfig, RetrievalConfig, frozen_result
 from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
@@ -30,22 +30,6 @@ from suite3d.video.recipes.testing import Frames, describe_frames, loader_worker
 from suite3d.video.tasks.extract import Extractor, OnlineTokens, Precision
 
 KINDS = ("knn", "linear", "attentive", "fewshot", "retrieval")
-
-
-@dataclass(kw_only=True)
-class KnnConfig:
-    """Nearest neighbours. ``k``: numbers of neighbours, those beyond the bank's size are left out; ``temperature`` of their votes."""
-
-    k: tuple[int, ...] = (20, 200)
-    temperature: float = 0.07
-
-
-@dataclass(kw_only=True)
-class RetrievalConfig:
-    """Retrieval. ``clips`` of a video whose features are averaged; ``ranks``: the k of R@k."""
-
-    clips: int = 10
-    ranks: tuple[int, ...] = RANKS
 
 
 @dataclass(kw_only=True)
@@ -220,7 +204,7 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
                 left_out[kind] = str(error)
     if not entries:
         raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
-    result = _result(run, entries, config) | {"label hash": subset.hash, "left out": left_out}
+    result = frozen_result(run, entries, asdict(config)) | {"label hash": subset.hash, "left out": left_out}
     write_json(out / "result.json", result)
     said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
     return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
@@ -243,26 +227,3 @@ def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenConfig:
 
 def _inline(node: Any) -> str:
     return yaml.safe_dump(node, default_flow_style=True, width=10**9).strip()
-
-
-def _result(run: Path, entries: list[dict[str, Any]], config: FrozenConfig) -> dict[str, Any]:
-    """Everything in one place; the table has a row for every number, with the protocol beside the first of each kind."""
-    metrics: dict[str, float] = {}
-    shown: dict[str, dict[str, str]] = {}
-    notes: dict[str, str] = {}
-    columns = list(dict.fromkeys(entry["weights"] for entry in entries))
-    for entry in entries:
-        for place, (name, value) in enumerate(entry["metrics"].items()):
-            label = f"{entry['kind']} {name}"
-            metrics[label if entry["weights"] == columns[0] else f"{label} ({entry['weights']})"] = value
-            shown.setdefault(label, {})[entry["weights"]] = entry.get("shown", {}).get(name, f"{value:.2f}")
-            notes.setdefault(label, entry["protocol"]["in short"] if place == 0 else "")
-    rows = [[label, *(values.get(column, "") for column in columns), notes[label]] for label, values in shown.items()]
-    return {
-        "run": str(run),
-        "metrics": metrics,
-        "primary": next(iter(metrics)),
-        "table": {"columns": ["frozen features, %", *columns, "protocol"], "rows": rows},
-        "entries": entries,
-        "settings": asdict(config),
-    }

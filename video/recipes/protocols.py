@@ -1,58 +1,30 @@
-"""The protocols of ``suite3d evaluate``: each turns frozen features into numbers and says how."""
+"""The protocols of ``suite3d evaluate`` on videos: which clips their features are of; the arithmetic is :mod:`suite3d.evaluate.protocols`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from suite3d.evaluate import protocols
 from suite3d.evaluate.attentive import attentive_probe
-from suite3d.evaluate.fewshot import few_shot
-from suite3d.evaluate.linear import fit_linear
-from suite3d.evaluate.probes import knn_votes
-from suite3d.evaluate.retrieval import retrieval_recall
-from suite3d.evaluate.scores import classification_scores
+from suite3d.evaluate.protocols import Entry, Frozen
 from suite3d.video.recipes.frozen import Bench
 
-Entry = dict[str, Any]
-"""``metrics`` (percent by name), ``protocol`` (with a line ``in short``), ``skipped``, perhaps ``shown`` (numbers as text) and more."""
 
-
-def knn(bench: Bench) -> Entry:
-    """Weighted nearest neighbours; the bank holds training videos only."""
+def _frozen(bench: Bench, *, clips: int = 0) -> Frozen:
     config = bench.config
-    train, test = bench.pooled(clips=config.clips, crops=config.crops)
-    bank, labels, queries = (tensor.to(bench.device) for tensor in (train.features, train.labels, test.features))
-    asked = config.knn.k
-    used = [k for k in asked if k <= len(train)] or [min(asked[0], len(train))]
-    metrics: dict[str, float] = {}
-    for k in used:
-        votes = knn_votes(bank, labels, queries, classes=len(bench.videos.classes), k=k, temperature=config.knn.temperature)
-        metrics |= {f"k={k} {name}": value for name, value in classification_scores(votes.cpu(), test.labels).items()}
-    left = [k for k in asked if k not in used]
-    protocol = {
-        "in short": f"cosine, T={config.knn.temperature:g}, bank of {len(train)} training videos, {config.clips} x {config.crops} views",
-        **bench.describe(clips=config.clips, crops=config.crops),
-        "left out": f"k={left}: larger than the bank" if left else "nothing",
-    }
-    return {"metrics": metrics, "protocol": protocol, "skipped": train.skipped + test.skipped}
-
-
-def linear(bench: Bench) -> Entry:
-    """Batch norm without affine parameters and a linear layer."""
-    config = bench.config
-    train, test = bench.pooled(clips=config.clips, crops=config.crops)
-    settings = replace(config.linear, seed=config.seed)
-    rows, labels = train.features.to(bench.device), train.labels.to(bench.device)
-    fit = fit_linear(rows, labels, classes=len(bench.videos.classes), config=settings, groups=train.groups)
-    protocol = {
-        "in short": f"BN + linear, SGD, {settings.epochs} epochs, lr {fit.rate:g} chosen on {fit.chosen_on}",
-        **bench.describe(clips=config.clips, crops=config.crops),
-        "optimiser": f"SGD, momentum {settings.momentum:g}, weight decay {settings.weight_decay:g}, batch {settings.batch_size}, cosine",
-        "chosen on": fit.chosen_on,
-    }
-    metrics = classification_scores(fit.logits(test.features.to(bench.device)).cpu(), test.labels)
-    return {"metrics": metrics, "protocol": protocol, "chosen": {"lr": fit.rate}, "grid": fit.grid, "skipped": train.skipped + test.skipped}
+    clips = clips or config.clips
+    train, test = bench.pooled(clips=clips, crops=config.crops)
+    return Frozen(
+        train=train,
+        test=test,
+        classes=len(bench.videos.classes),
+        kind="videos",
+        views=f"mean of {clips} clips x {config.crops} crops",
+        details=bench.describe(clips=clips, crops=config.crops),
+        device=bench.device,
+        seed=config.seed,
+    )
 
 
 def attentive(bench: Bench) -> Entry:
@@ -78,43 +50,10 @@ def attentive(bench: Bench) -> Entry:
     return {"metrics": found.scores, "protocol": protocol, "chosen": chosen, "grid": found.grid, "skipped": skipped}
 
 
-def fewshot(bench: Bench) -> Entry:
-    """A few training videos of each class, several draws."""
-    config = bench.config
-    train, test = bench.pooled(clips=config.clips, crops=config.crops)
-    scores = few_shot(
-        train.features, train.labels, test.features, test.labels, classes=len(bench.videos.classes), config=config.fewshot, groups=train.groups
-    )
-    protocol = {
-        "in short": f"{config.fewshot.classifier}, {config.fewshot.seeds} draws of the shots, all {len(test)} test videos; 95 % interval over draws",
-        **bench.describe(clips=config.clips, crops=config.crops),
-    }
-    return {
-        "metrics": {f"{score.shots}-shot top-1": score.interval.mean for score in scores},
-        "shown": {f"{score.shots}-shot top-1": str(score.interval) for score in scores},
-        "draws": {f"{score.shots}-shot": list(score.values) for score in scores},
-        "protocol": protocol,
-        "skipped": train.skipped + test.skipped,
-    }
-
-
-def retrieval(bench: Bench) -> Entry:
-    """Test videos query the training videos."""
-    config = bench.config.retrieval
-    train, test = bench.pooled(clips=config.clips, crops=bench.config.crops)
-    protocol = {
-        "in short": f"cosine, {len(train)} training videos, {len(test)} test queries, mean of {config.clips} clips x {bench.config.crops} crops",
-        **bench.describe(clips=config.clips, crops=bench.config.crops),
-    }
-    sides = [tensor.to(bench.device) for tensor in (train.features, train.labels, test.features, test.labels)]
-    metrics = retrieval_recall(*sides, ranks=config.ranks)
-    return {"metrics": metrics, "protocol": protocol, "skipped": train.skipped + test.skipped}
-
-
 PROTOCOLS: dict[str, Callable[[Bench], Entry]] = {
-    "knn": knn,
-    "linear": linear,
+    "knn": lambda bench: protocols.knn(_frozen(bench), bench.config.knn),
+    "linear": lambda bench: protocols.linear(_frozen(bench), bench.config.linear),
     "attentive": attentive,
-    "fewshot": fewshot,
-    "retrieval": retrieval,
+    "fewshot": lambda bench: protocols.fewshot(_frozen(bench), bench.config.fewshot),
+    "retrieval": lambda bench: protocols.retrieval(_frozen(bench, clips=bench.config.retrieval.clips), bench.config.retrieval),
 }

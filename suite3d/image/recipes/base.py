@@ -14,7 +14,7 @@ from suite3d.engine.task import RunConfig, Task, TrainConfig
 from suite3d.image.appearance import AppearanceConfig
 from suite3d.image.data.source import ImageSource, ViewGroup
 from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images
-from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig, encoder_description
+from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig
 from suite3d.image.recipes.probe import ImageProbeConfig, build_probe
 from suite3d.image.views import ViewConfig
 from suite3d.nn.vit import VisionTransformer
@@ -85,7 +85,7 @@ class ImagePretrainRecipe(ABC):
         }
         encoder = method.encoder
         assert isinstance(encoder, nn.Module)
-        return Task(model=method, train=source, provenance=provenance, encoder_config=encoder_description(encoder), probe=probe)
+        return Task(model=method, train=source, provenance=provenance, encoder_config=encoder.describe(), probe=probe)  # type: ignore[operator]
 
 
 @dataclass(kw_only=True)

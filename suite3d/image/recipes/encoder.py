@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -11,6 +12,8 @@ from torch import nn
 from suite3d.config import ConfigError
 from suite3d.image.backbones.convnext import ConvNeXt
 from suite3d.image.backbones.resnet import ResNet
+from suite3d.interop.load import read_checkpoint
+from suite3d.interop.save import read_metadata
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import PositionKind, Positions
 from suite3d.nn.vit import VisionTransformer, ViTConfig
@@ -135,20 +138,21 @@ class ImageDecoderConfig:
             raise ConfigError(f"decoder: {error}") from error
 
 
-def encoder_description(encoder: nn.Module) -> dict[str, Any]:
-    """Plain dict that rebuilds an encoder; kept with its weights."""
-    if isinstance(encoder, VisionTransformer):
-        return asdict(encoder.config)
-    described: dict[str, Any] = encoder.describe()  # type: ignore[operator]
-    return described
-
-
 def rebuild_encoder(description: Mapping[str, Any]) -> nn.Module:
-    """The encoder of a stored description, with fresh weights. Raises ConfigError for one that is not of an image encoder."""
-    if "clip" in description:
-        return VisionTransformer(ViTConfig(**dict(description)))
-    if description.get("class") == "ResNet":
-        return ResNet(**description["config"])
-    if description.get("class") == "ConvNeXt":
-        return ConvNeXt(**description["config"])
-    raise ConfigError(f"these weights are not of an image encoder of this project: {sorted(description)[:6]}")
+    """The encoder of a stored ``describe()``, with fresh weights. Raises ConfigError for one that is not of an image encoder."""
+    kind, config = description.get("class"), description.get("config", {})
+    if kind == "VisionTransformer":
+        return VisionTransformer(ViTConfig(**config))
+    if kind in ("ResNet", "ConvNeXt"):
+        return ResNet(**config) if kind == "ResNet" else ConvNeXt(**config)
+    raise ConfigError(f"these weights are not of an image encoder of this project: expected VisionTransformer, ResNet or ConvNeXt, got {kind}")
+
+
+def load_frozen(run: Path) -> nn.Module:
+    """The encoder of a run directory or of its ``encoder.safetensors``, in evaluation mode, without gradients. Raises ConfigError."""
+    file = run / "encoder.safetensors" if run.is_dir() else run
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; expected a run directory with a finished or saved pretraining")
+    encoder = rebuild_encoder(read_metadata(file).get("description", {}))
+    encoder.load_state_dict(read_checkpoint(file))
+    return encoder.eval().requires_grad_(False)

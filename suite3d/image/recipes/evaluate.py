@@ -1,0 +1,240 @@
+"""``suite3d evaluate RUN knn,linear,...`` for image runs: what frozen features are worth, each number with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from suite3d.config import ConfigError, load_config
+from suite3d.engine.distributed import pick_device
+from suite3d.engine.files import write_json
+from suite3d.engine.once import each_once
+from suite3d.engine.order import seed_everything
+from suite3d.evaluate import protocols
+from suite3d.evaluate.attentive import AttentiveConfig, attentive_probe
+from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
+from suite3d.evaluate.fewshot import FewShotConfig
+from suite3d.evaluate.linear import LinearConfig
+from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, frozen_result
+from suite3d.image.data.sets import ImageSet
+from suite3d.image.data.source import ImageSource
+from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images, has_validation
+from suite3d.image.recipes.encoder import load_frozen, rebuild_encoder
+from suite3d.image.recipes.probe import plain_view
+from suite3d.image.views import ViewConfig
+from suite3d.interop.save import read_metadata
+from suite3d.nn.pooling import pooled_features
+
+
+@dataclass(kw_only=True)
+class FrozenImagesConfig:
+    """Evaluation of frozen features.
+
+    Attributes:
+        data: the pictures; by default those of the run.
+        augment: size, mean and deviation of the pixels; the middle square of each picture is taken.
+        random: also evaluate the same network with random weights.
+        knn, linear, attentive, fewshot, retrieval, svm: the protocols; ``ridge``: penalty of the ridge classifier.
+        batch, workers, device: of the encoder's pass over the pictures.
+        out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
+        seed: of probes and of the random weights.
+    """
+
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    augment: ViewConfig = field(default_factory=ViewConfig)
+    random: bool = False
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
+    fewshot: FewShotConfig = field(default_factory=FewShotConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    svm: SvmConfig = field(default_factory=SvmConfig)
+    ridge: float = 1e-2
+    batch: int = 64
+    workers: int = 0
+    device: str = "auto"
+    out: Path = Path("")
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class ImageBench:
+    """An encoder on labelled pictures."""
+
+    encoder: nn.Module
+    train: ImageSource
+    test: ImageSource
+    classes: int
+    config: FrozenImagesConfig
+    device: torch.device
+    cache: Path
+
+    def frozen(self) -> Frozen:
+        """One vector a picture."""
+        train, test = (self._features(source, "pooled") for source in (self.train, self.test))
+        config = self.config
+        details = {
+            "features": "frozen encoder, class token or mean over all places, of the middle square of a picture",
+            "pixels": f"{config.augment.size} x {config.augment.size}",
+            "data": f"{describe_images(config.data)}; {len(train)} training and {len(test)} test pictures, {self.classes} classes",
+        }
+        return Frozen(
+            train=train, test=test, classes=self.classes, kind="pictures", views="one view", details=details, device=self.device, seed=config.seed
+        )
+
+    def tokens(self) -> tuple[FeatureSet, FeatureSet]:
+        """All places of a picture, ``(n, 1, N, D)`` float16."""
+        train, test = (self._features(source, "tokens") for source in (self.train, self.test))
+        return train, test
+
+    def _features(self, source: ImageSource, form: str) -> FeatureSet:
+        view = self.config.augment
+        key = {
+            "weights": weights_digest(self.encoder),
+            "pictures": [source.name(index) for index in range(len(source))],
+            "data": asdict(self.config.data),
+            "pixels": [view.size, list(view.mean), list(view.std)],
+            "form": form,
+        }
+        reduce: Callable[[Tensor], Tensor]
+        if form == "pooled":
+            reduce = lambda pixels: pooled_features(self.encoder, pixels)  # noqa: E731
+        else:
+            reduce = lambda pixels: self.encoder(pixels)[:, None].half()  # noqa: E731
+        return cached_features(
+            self.cache, key, lambda: extract(source, reduce, device=self.device, batch=self.config.batch, workers=self.config.workers)
+        )
+
+
+@torch.no_grad()
+def extract(source: ImageSource, reduce: Callable[[Tensor], Tensor], *, device: torch.device, batch: int, workers: int) -> FeatureSet:
+    """``reduce(pixels)`` of every picture, in order; broken ones are left out and named. Raises ValueError where none can be read."""
+    features, labels, names, skipped = [], [], [], []
+    for part in each_once(source, range(len(source)), batch_size=batch, workers=workers):
+        skipped += part.skipped
+        if part.batch is not None:
+            features.append(reduce(part.batch.to(device).pixels()).cpu())
+            labels.append(part.batch.labels)
+            names += part.batch.names
+    if not names:
+        raise ValueError(f"no picture could be read; the first problems: {skipped[:3]}")
+    return FeatureSet(
+        features=torch.cat(features).float() if features[0].ndim == 2 else torch.cat(features),
+        labels=torch.cat(labels),
+        names=names,
+        groups=names,
+        skipped=skipped,
+    )
+
+
+def attentive(bench: ImageBench) -> Entry:
+    """V-JEPA 2's attentive probe on the places of one view."""
+    settings = replace(bench.config.attentive, seed=bench.config.seed)
+    train, test = bench.tokens()
+    found = attentive_probe(train, test, classes=bench.classes, config=settings, device=bench.device)
+    protocol = {
+        "in short": (
+            f"{settings.depth} blocks, {found.heads} heads, {len(settings.settings)} settings, {settings.epochs} epochs; chosen on {found.chosen_on}"
+        ),
+        "features": "all places of the frozen encoder on the middle square of a picture",
+        "optimiser": f"AdamW, cosine to 0, batch {settings.batch_size}",
+        "chosen on": found.chosen_on,
+    }
+    chosen = {"lr": found.rate, "weight decay": found.decay}
+    return {"metrics": found.scores, "protocol": protocol, "chosen": chosen, "grid": found.grid, "skipped": train.skipped + test.skipped}
+
+
+PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
+    "knn": lambda bench: protocols.knn(bench.frozen(), bench.config.knn),
+    "linear": lambda bench: protocols.linear(bench.frozen(), bench.config.linear),
+    "ridge": lambda bench: protocols.ridge(bench.frozen(), bench.config.ridge),
+    "svm": lambda bench: protocols.svm(bench.frozen(), bench.config.svm),
+    "nearest_mean": lambda bench: protocols.nearest_mean(bench.frozen()),
+    "attentive": attentive,
+    "fewshot": lambda bench: protocols.fewshot(bench.frozen(), bench.config.fewshot),
+    "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
+}
+
+
+def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """Evaluate the encoder of a run; write ``result.json`` and return it.
+
+    Args:
+        run: run directory.
+        kinds: some of :data:`PROTOCOLS`.
+        overrides: ``key=value`` for :class:`FrozenImagesConfig`.
+
+    Raises:
+        ConfigError: unknown kinds or keys, data without labels, an encoder that does not fit.
+    """
+    unknown = [kind for kind in kinds if kind not in PROTOCOLS]
+    if unknown or not kinds:
+        raise ConfigError(f"evaluate: unknown protocol '{','.join(unknown)}': expected some of {', '.join(PROTOCOLS)}")
+    config = frozen_config(run, overrides)
+    device = pick_device(config.device)
+    train, test, classes = labelled_sides(config)
+    out = config.out if config.out != Path("") else run / "evaluate"
+    encoders = {"encoder": load_frozen(run)}
+    if config.random:
+        seed_everything(config.seed)
+        encoders["random weights"] = rebuild_encoder(read_metadata(run / "encoder.safetensors")["description"]).eval()
+    entries, left_out = [], {}
+    for name, network in encoders.items():
+        bench = ImageBench(encoder=network.to(device), train=train, test=test, classes=classes, config=config, device=device, cache=out / "features")
+        for kind in kinds:
+            try:
+                entries.append({"kind": kind, "weights": name, **PROTOCOLS[kind](bench)})
+            except ValueError as error:
+                left_out[kind] = str(error)
+    if not entries:
+        raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
+    result = frozen_result(run, entries, asdict(config)) | {"left out": left_out}
+    write_json(out / "result.json", result)
+    said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
+    return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
+
+
+def labelled_sides(config: FrozenImagesConfig) -> tuple[ImageSource, ImageSource, int]:
+    """Labelled training and test pictures, one plain view each, and the number of classes.
+
+    Raises:
+        ConfigError: no labels, or no test pictures of their own.
+    """
+    train = build_images(config.data)
+    if len(train.classes) < 2:
+        raise ConfigError("these pictures have no labels of two classes: give class folders with data.root=FOLDER, or data.kind=digits")
+    if not has_validation(config.data):
+        raise ConfigError(f"{config.data.root} has no val or test folder to score on: set data.val_split, or lay out ROOT/train and ROOT/val")
+    test = build_images(config.data, validation=True)
+    sources = [ImageSource(images, [plain_view(config.augment)], indices=_labelled(images)) for images in (train, test)]
+    return sources[0], sources[1], len(train.classes)
+
+
+def _labelled(images: ImageSet) -> list[int]:
+    rows = [index for index in range(len(images)) if images.label(index) is not None]
+    if not rows:
+        raise ConfigError("no picture of a split has a label")
+    return rows
+
+
+def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenImagesConfig:
+    """The defaults, what the run was trained with (pictures and pixels), and the overrides on top."""
+    base = FrozenImagesConfig()
+    stored = run / "config.yaml"
+    if stored.is_file():
+        known = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
+        try:
+            base = load_config(FrozenImagesConfig, overrides=[f"{part}={_inline(known.get(part, {}))}" for part in ("data", "augment")])
+        except ConfigError as error:
+            raise ConfigError(f"{run} was not trained on pictures: {error}") from error
+    return load_config(base, overrides=overrides)  # type: ignore[arg-type]
+
+
+def _inline(node: Any) -> str:
+    return yaml.safe_dump(node, default_flow_style=True, width=10**9).strip()

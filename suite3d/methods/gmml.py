@@ -10,8 +10,8 @@ perceptron on each token; the target is the pixels as they are; absolute error o
 
 Open in the paper, chosen here: one filling for all of a picture's groups, each of those in ``fill`` equally often (as released; the paper
 names noise, zeros and patches of another picture, at the same place); noise is standard normal and zero is the data's mean colour, since pixels
-are normalised; the ranges of the shares, which are the defaults of SiT's released function. Differences to the released code: the share is exact instead of at least what was drawn; the
-other picture is never the picture itself; groups lie on the grid of patches (there an option).
+are normalised; the ranges of the shares, which are the defaults of SiT's released function. Differences to the released code: the share is exact
+instead of at least what was drawn; the other picture is never the picture itself; groups lie on the grid of patches (there an option).
 """
 
 from __future__ import annotations

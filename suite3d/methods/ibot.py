@@ -19,8 +19,11 @@ loss after some epochs (0 by default there) is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from suite3d.image.data.batch import ImageBatch
@@ -28,11 +31,15 @@ from suite3d.losses.koleo import koleo
 from suite3d.losses.self_distillation import Centre, masked_distillation, self_distillation
 from suite3d.masking import blockwise_mask, drawn_ratio, generators_of
 from suite3d.methods.dino import LARGE, DistillationConfig, SelfDistillation, distillation_metrics
+from suite3d.methods.looking import view_frames
 from suite3d.methods.multi_view import check_views, view_features
 from suite3d.nn.momentum import momentum_copy
 from suite3d.nn.projection import DistillationHead
 from suite3d.nn.vit import VisionTransformer
 from suite3d.output import Output
+
+SHOWN = 8
+"""Views whose masks are drawn."""
 
 
 @dataclass(kw_only=True)
@@ -129,7 +136,19 @@ class IBOT(SelfDistillation):
             loss = loss + self.config.koleo * spread
             metrics["koleo"] = spread.detach()
         metrics |= distillation_metrics(wanted, self.teacher_temperature)
-        return Output(loss=loss, metrics=metrics, features=features[:LARGE].detach().flatten(0, 1))
+        pictures = partial(self._pictures, large[: len(batch)], hidden[: len(batch)], batch)
+        return Output(loss=loss, metrics=metrics, features=features[:LARGE].detach().flatten(0, 1), visuals=pictures)
+
+    def _pictures(self, pixels: Tensor, hidden: Tensor, batch: ImageBatch) -> dict[str, Any]:
+        """A few large views as the teacher and as the student see them."""
+        from suite3d.report.clip import draw_strip
+
+        assert isinstance(self.student, VisionTransformer)
+        chosen = hidden.any(dim=1).nonzero()[:SHOWN, 0] if hidden.any() else torch.arange(min(SHOWN, len(hidden)), device=hidden.device)
+        views, (_, rows, columns), (_, p, q) = pixels[chosen], self.student.grid, self.student.patch
+        gone = repeat(hidden[chosen], "v (h w) -> v 1 (h p) (w q)", h=rows, w=columns, p=p, q=q)
+        seen = [view_frames(part.transpose(0, 1), batch) for part in (views, views.masked_fill(gone, 0))]
+        return {"masks": draw_strip(seen, ["what the teacher sees", "what the student sees"], title=batch.names[int(chosen[0])])}
 
     def mask(self, seeds: list[int], device: torch.device) -> Tensor:
         """``(B, N)`` bool, True = hidden: nothing of some views, of each other its own share in boxes."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.bag_of_words import WordScale, bag_of_words, bag_of_words_loss
+from suite3d.losses.gather import sum_over_ranks
 from suite3d.masking import generators_of
 from suite3d.methods.multi_view import check_views, view_features
 from suite3d.methods.places import map_side
@@ -113,7 +114,8 @@ class OBoW(nn.Module):
         places = self.teacher_places(batch.pixels(0))
         if not self.started:
             for queue, features in zip(self.words, places, strict=True):
-                queue.rows.mul_(features.norm(dim=2).mean())  # type: ignore[operator, union-attr]
+                total, count = sum_over_ranks(torch.stack((features.norm(dim=2).sum(), features.new_tensor(features[..., 0].numel()))))
+                queue.rows.mul_(total / count)  # type: ignore[operator, union-attr]
             self.started.fill_(True)
         for queue, scale, inverse, features in zip(self.words, self.scales, self.config.inverse_delta, places, strict=True):
             assert isinstance(queue, FeatureQueue) and isinstance(scale, WordScale)

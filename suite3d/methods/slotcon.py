@@ -18,15 +18,18 @@ optimiser is AdamW instead of LARS.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from suite3d.image.data.batch import ImageBatch, relative_box
 from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.self_distillation import Centre, self_distillation
 from suite3d.losses.slot_contrast import slot_contrast, slots
+from suite3d.methods.looking import view_frames
 from suite3d.methods.pixpro import by_place
 from suite3d.methods.places import map_side
 from suite3d.nn.heads import projector
@@ -34,6 +37,9 @@ from suite3d.nn.momentum import momentum_at, momentum_copy, momentum_update
 from suite3d.nn.projection import Prototypes
 from suite3d.nn.roi_align import roi_align
 from suite3d.output import Output
+
+SHOWN = 4
+"""Pictures whose groups are drawn."""
 
 
 @dataclass(kw_only=True)
@@ -118,6 +124,7 @@ class SlotCon(nn.Module):
                 "groups_of_a_crop": torch.cat([occurs for _, _, occurs in student]).sum(dim=1).float().mean(),
             },
             features=torch.cat(tokens).detach().mean(dim=1),
+            visuals=partial(group_pictures, [view[:SHOWN] for view in pixels], [scores[:SHOWN].detach() for scores, _, _ in student], batch),
         )
 
     def _grouped(self, head: nn.Module, prototypes: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,3 +170,18 @@ def shared_region(scores: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     maps = rearrange(scores, "b (h w) k -> b k h w", h=side)
     cut = roi_align(maps, boxes, torch.arange(len(maps), device=maps.device), output=side)
     return rearrange(torch.where(flips[:, None, None, None], cut.flip(3), cut), "b k h w -> b (h w) k")
+
+
+def group_pictures(pixels: list[Tensor], scores: list[Tensor], batch: ImageBatch) -> dict[str, Any]:
+    """Both crops of a few pictures ``(P, 3, S, S)``, and below them the group of each place, one colour a group in all of them."""
+    from suite3d.report.clip import draw_strip
+
+    crops = torch.stack(pixels, dim=1).flatten(0, 1)  # [2P, 3, S, S], the two crops of a picture side by side
+    groups = torch.stack(scores, dim=1).flatten(0, 1).argmax(dim=2)  # [2P, N]
+    side = map_side(groups.shape[1])
+    hue = (groups.cpu() * 0.618034 % 1)[:, :, None] + torch.tensor([0, 1 / 3, 2 / 3])  # golden steps keep neighbouring numbers apart
+    colors = (0.55 + 0.45 * torch.cos(2 * torch.pi * hue)).clamp(0, 1)  # [2P, N, 3]
+    cell = max(crops.shape[-1] // side, 1)
+    drawn = repeat((colors * 255).to(torch.uint8), "v (h w) c -> v (h p) (w q) c", h=side, p=cell, q=cell)
+    framed = view_frames(crops.transpose(0, 1)[:, :, : side * cell, : side * cell], batch)
+    return {"groups": draw_strip([framed, drawn.numpy()], ["two crops of each picture", "groups of places"], title=batch.names[0])}

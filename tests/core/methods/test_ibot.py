@@ -108,3 +108,9 @@ def test_bad_input():
             IBOTConfig(**bad)
     with pytest.raises(ValueError, match="at least 2 views"):
         method()(batch(3, [type(TWO[0])(count=1, view=TWO[0].view)]))
+
+
+def test_masks_are_drawn():
+    for whole in (0.0, 0.99):
+        (picture,) = method(whole=whole)(batch(5, MULTI)).visuals().values()
+        assert picture.ndim == 3 and picture.shape[2] == 3 and picture.std() > 0

@@ -112,3 +112,9 @@ def test_crops_that_do_not_meet_and_bad_settings():
     for bad in ({"groups": 1}, {"group_weight": 2.0}, {"slot_temperature": 0}, {"momentum": (1.0, 0.5)}):
         with pytest.raises(ValueError):
             SlotConConfig(**bad)
+
+
+def test_groups_are_drawn():
+    output = method()(batch(5))
+    (picture,) = output.visuals().values()
+    assert picture.ndim == 3 and picture.shape[2] == 3 and picture.std() > 0

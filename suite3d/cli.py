@@ -84,14 +84,14 @@ def _finetune(rest: Sequence[str]) -> int:
 
 
 def _evaluate(rest: Sequence[str]) -> int:
-    from suite3d.recipes import recipe_of
+    from suite3d.recipes import modality_of
 
     (run,), overrides = _split(rest, 1, "evaluate RUN [knn,linear,attentive,fewshot,retrieval] [key=value ...]")
     frozen = overrides.pop(0).split(",") if overrides and "=" not in overrides[0] else []
-    recipe = recipe_of(Path(run))
-    if recipe is not None and recipe.modality == "LiDAR" and frozen:
+    modality = modality_of(Path(run))
+    if modality == "LiDAR" and frozen:
         raise ConfigError(f"{run} is a LiDAR run: {', '.join(frozen)} evaluate encoders of clips and images")
-    if recipe is not None and recipe.modality == "image":
+    if modality == "image":
         from suite3d.image.recipes.evaluate import evaluate_images
 
         result = evaluate_images(Path(run), frozen or ["knn", "linear"], overrides)
@@ -99,7 +99,7 @@ def _evaluate(rest: Sequence[str]) -> int:
         from suite3d.video.recipes.frozen import evaluate_frozen
 
         result = evaluate_frozen(Path(run), frozen, overrides)
-    elif recipe is not None and recipe.modality == "video":
+    elif modality == "video":
         from suite3d.video.recipes.evaluate import evaluate_run as evaluate_video
 
         result = evaluate_video(Path(run), overrides)
@@ -112,13 +112,13 @@ def _evaluate(rest: Sequence[str]) -> int:
 
 
 def _embed(rest: Sequence[str]) -> int:
-    from suite3d.recipes import recipe_of
+    from suite3d.recipes import modality_of
 
     (run, out), overrides = _split(rest, 2, "embed RUN OUT.npz [data.root=FOLDER] [key=value ...]")
-    recipe = recipe_of(Path(run))
-    if recipe is None or recipe.modality == "LiDAR":
+    modality = modality_of(Path(run))
+    if modality not in ("image", "video"):
         raise ConfigError(f"{run}: embed expects a run on pictures or videos")
-    if recipe.modality == "image":
+    if modality == "image":
         from suite3d.image.recipes.embed import embed_images as embed
     else:
         from suite3d.video.recipes.embed import embed_videos as embed
@@ -140,11 +140,11 @@ def _show(rest: Sequence[str]) -> int:
 
 
 def _export(rest: Sequence[str]) -> int:
-    from suite3d.recipes import recipe_of
+    from suite3d.recipes import modality_of
 
     (run, out), options = _split(rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm]")
-    recipe = recipe_of(Path(run))
-    if recipe is not None and recipe.modality == "video":
+    modality = modality_of(Path(run))
+    if modality == "video":
         from suite3d.video.interop import export_run as export_video
 
         print(export_video(Path(run), Path(out), options))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +97,16 @@ RECIPES = (
         family="clustering",
         paper="SwAV, NeurIPS 2020 (lifted to LiDAR)",
         target=f"{_JOINT}:LidarSwAVRecipe",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="lidar_mv_dhel",
+        stage="pretrain",
+        modality="LiDAR",
+        family="contrastive",
+        paper="MV-DHEL, 2025 (lifted to camera and LiDAR)",
+        target=f"{_JOINT}:LidarMVDHELRecipe",
+        needs="sequences with poses and camera pictures",
         checked="loss equal to the definition",
     ),
     Recipe(
@@ -244,7 +256,9 @@ RECIPES = (
 
 
 def find_recipe(name: str, stage: str | None = None) -> Recipe:
-    """Recipe by name. Raises ConfigError naming the nearest one."""
+    """Recipe by name, or ``FILE.py:Dataclass`` for one that is not in the table. Raises ConfigError naming the nearest one."""
+    if ".py:" in name:
+        return _own_recipe(name, stage or "pretrain")
     names = [recipe.name for recipe in RECIPES if stage is None or recipe.stage == stage]
     if name not in names:
         other = next((recipe for recipe in RECIPES if recipe.name == name), None)
@@ -254,6 +268,32 @@ def find_recipe(name: str, stage: str | None = None) -> Recipe:
         hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."
         raise ConfigError(f"unknown {stage or ''} recipe '{name}'. {hint}")
     return next(recipe for recipe in RECIPES if recipe.name == name)
+
+
+def _own_recipe(name: str, stage: str) -> Recipe:
+    """A recipe dataclass in a user's file; a yaml beside the file, of its name, holds what differs from the dataclass defaults."""
+    file, _, schema = name.partition(".py:")
+    path = Path(f"{file}.py").resolve()
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected FILE.py:Dataclass or a name of `suite3d list`")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that its classes can be pickled for loader workers
+    spec.loader.exec_module(module)
+    if not hasattr(module, schema):
+        raise ConfigError(f"{path} has no '{schema}'; it has {[word for word in vars(module) if word.endswith('Recipe')]}")
+    return Recipe(name=path.stem, stage=stage, modality="own", family="own", paper=str(path), target=f"{path.stem}:{schema}")
+
+
+def modality_of(run: Path) -> str | None:
+    """What the encoder of a run reads, as the run says; None for a file or another folder."""
+    recipe = recipe_of(run)
+    if recipe is not None:
+        return recipe.modality
+    stored = run / "provenance.json"
+    said: str | None = json.loads(stored.read_text(encoding="utf-8")).get("modality") if stored.is_file() else None
+    return said
 
 
 def recipe_of(run: Path) -> Recipe | None:
@@ -269,7 +309,7 @@ def resolve(recipe: Recipe, arguments: Sequence[str]) -> Any:
     """The recipe's configuration object from its yaml, ``config=FILE`` arguments in order, and ``key=value`` arguments."""
     module, name = recipe.target.split(":")
     schema = getattr(importlib.import_module(module), name)
-    own = CONFIGS / f"{recipe.name}.yaml"
+    own = (Path(recipe.paper).parent if recipe.modality == "own" else CONFIGS) / f"{recipe.name}.yaml"
     files = [own] if own.exists() else []
     files += [_config_file(text.removeprefix("config=")) for text in arguments if text.startswith("config=")]
     config = load_config(schema, files=files, overrides=[text for text in arguments if not text.startswith("config=")])

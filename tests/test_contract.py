@@ -52,7 +52,6 @@ EXTRA = {
     "salt": [*VIT, "predictor.dim=24", "predictor.depth=1"],
     "cvrl": ["encoder.width=4", "method.hidden=32", "method.dim=16"],
     "rspnet": ["encoder.width=4", "method.queue=16", "method.dim=16"],
-    "selfie": ["augment.size=32"],
     "video_classify": [*VIT, "test.clips=1", "test.crops=1"],
     "selfie": ["method.patch=4"],
 }

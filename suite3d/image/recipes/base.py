@@ -74,6 +74,7 @@ class ImagePretrainRecipe(ABC):
         budget = set_budget(self.train, base_lr=self.base_lr, repeats=1, samples=len(source), kind="pictures")
         provenance: dict[str, Any] = {
             "stage": "pretrain",
+            "modality": "image",
             "recipe": type(self).__name__.removesuffix("Recipe"),
             "data": describe_images(self.data),
             "pictures": len(source),

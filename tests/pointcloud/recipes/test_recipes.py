@@ -12,24 +12,12 @@ import torch
 
 from suite3d.cli import main
 from suite3d.engine.files import read_json_lines
-from suite3d.recipes import RECIPES
 
 STREET = ["data.street.train_sequences=3", "data.street.val_sequences=2", "data.street.frames=2", "data.street.beams=16", "data.street.azimuths=256"]
 LOOP = ["train.steps=4", "train.batch_size=2", "train.workers=0", "train.log_every=1", "train.save_every=2", "train.device=cpu"]
 RANGE = "encoder.point_range=[-12.8,-12.8,-2.6,12.8,12.8,1.4]"
 VOXELS = [RANGE, "encoder.kind=voxel_backbone_8x", "encoder.width=0.25", "encoder.voxel_size=[0.2,0.2,0.16]", "encoder.channels=[intensity]"]
-SST = [
-    RANGE,
-    "encoder.kind=sst",
-    "encoder.voxel_size=[0.32,0.32,4.0]",
-    "encoder.sst.dim=32",
-    "encoder.sst.point_dims=[32,32]",
-    "encoder.sst.heads=2",
-    "encoder.sst.blocks=1",
-    "encoder.sst.window=[8,8,1]",
-]
 NECK = "detector.neck={layer_nums: [1], layer_strides: [1], num_filters: [16], upsample_strides: [1.0], num_upsample_filters: [16]}"
-PRETRAIN = [recipe.name for recipe in RECIPES if recipe.stage == "pretrain" and recipe.modality == "LiDAR"]
 
 
 def losses(run: Path) -> list[float]:
@@ -45,20 +33,6 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pretrained") / "run"
     assert pretrain("occupancy_mae", run, "train.probe_every=4", "train.visual_every=4") == 0
     return run
-
-
-@pytest.mark.parametrize("name", PRETRAIN)
-def test_every_pretraining_recipe_runs_and_is_deterministic(name, tmp_path):
-    encoder = SST if name in ("mv_jar", "voxel_mae") else VOXELS
-    runs = [tmp_path / "a", tmp_path / "b"]
-    for run in runs:
-        assert pretrain(name, run, encoder=encoder) == 0
-    first, second = map(losses, runs)
-    assert len(first) == 4 and np.isfinite(first).all()
-    assert first == second
-    provenance = json.loads((runs[0] / "provenance.json").read_text())
-    assert provenance["labels"] == "none" and "synthetic" in provenance["data"]
-    assert provenance["poses"] == ("used" if name == "bev_contrast" else "not used")
 
 
 def test_resume_half_way_repeats_the_same_losses(tmp_path):

@@ -48,6 +48,7 @@ EXTRA = {
     "sigma": [*VIT, "decoder.dim=24", "decoder.depth=1", "target.widths=[32,16]", "method.prototypes=20"],
     "vjepa": [*VIT, "predictor.dim=24", "predictor.depth=1"],
     "lidar_lejepa": [*VOXELS, "method.slices=16"],
+    "lidar_mv_dhel": [*VOXELS, "data.street.image_width=124", "data.street.image_height=40", "image.width=8"],
     "video_lejepa": [*VIT, "method.hidden=16", "method.dim=8", "method.slices=16"],
     "salt": [*VIT, "predictor.dim=24", "predictor.depth=1"],
     "cvrl": ["encoder.width=4", "method.hidden=32", "method.dim=16"],

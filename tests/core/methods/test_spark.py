@@ -12,6 +12,7 @@ from suite3d.image.backbones.resnet import ResNet
 from suite3d.image.backbones.sparse_resnet import sparse_levels
 from suite3d.image.backbones.visible import VisibleCells, masked_levels
 from suite3d.methods.spark import LightDecoder, SparK, SparKConfig
+from suite3d.recipes import find_recipe, resolve
 from tests.core.methods.joint import batch, gradient_norm, resnet, trained, vit
 
 
@@ -213,3 +214,12 @@ def test_bad_input_is_refused():
         method(width=12)
     with pytest.raises(ValueError, match="two cells"):
         method(lambda: ResNet(18, width=4), width=32)(batch(2))
+
+
+@pytest.mark.parametrize(("kind", "dims"), [("resnet", [2048, 1024, 512, 256]), ("convnext", [768, 384, 192, 96])])
+def test_published_sizes(kind, dims):
+    recipe = resolve(find_recipe("spark"), ["config=spark_in1k", f"encoder.kind={kind}", "method.convolution=masked"])
+    with torch.device("meta"):
+        model = recipe.build_method(recipe.build_encoder())
+    assert [token.shape[1] for token in model.mask_tokens] == dims and model.stride == 32 and recipe.augment.size == 224
+    assert [project.out_channels for project in model.projections] == [768, 384, 192, 96]

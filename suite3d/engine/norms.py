@@ -1,4 +1,4 @@
-"""Batch statistics measured over many batches, for runs too short for a running average to settle."""
+"""Statistics of batch norms: measured over many batches, for runs too short for a running average to settle, and shared over ranks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from suite3d.engine.distributed import pick_device
 
 
 @torch.no_grad()
@@ -41,3 +44,15 @@ def recalibrate_norms(model: nn.Module, batches: Iterable[Any], run: Callable[[A
         norm.momentum = momentum
     model.train(mode)
     return len(norms)
+
+
+def synchronise_norms(method: nn.Module, device: str) -> nn.Module:
+    """Batch norms that share their statistics over all ranks, on GPUs; torch has none for CPUs, where each rank keeps its own and says so."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return method
+    if pick_device(device).type != "cuda":
+        if dist.get_rank() == 0:
+            print("batch norms are not synchronised: torch can do that on GPUs only, so every rank normalises by its own samples")
+        return method
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    return converted

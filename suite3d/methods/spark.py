@@ -14,6 +14,7 @@ the target is each cell's pixels with its own mean and deviation taken out; squa
 Chosen where we are not certain of the released code, or different from it:
 - Widths halve from ``width`` at the deepest level; the projection is 1 x 1 there and 3 x 3 above, also where the channels are equal already.
 - The norm before the fill is a batch norm for ResNet and a LayerNorm for ConvNeXt, each over visible places; the decoder has batch norms.
+  All batch norms share their statistics over the ranks (the recipe converts them).
 - Encoders whose finest level has the pictures' resolution (the small ResNet stem) add that level before the last projection.
 - The optimiser is AdamW instead of LAMB, and weight decay stays constant.
 """

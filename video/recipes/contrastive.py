@@ -6,10 +6,9 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import torch.distributed as dist
 from torch import nn
 
-from suite3d.engine.distributed import pick_device
+from suite3d.engine.norms import synchronise_norms
 from suite3d.source import Source
 from suite3d.video.backbones.resnet3d import VideoResNet, r2plus1d_18, r3d_18, r3d_50
 from suite3d.video.data.lists import VideoList
@@ -83,15 +82,3 @@ class RSPNetRecipe(PairPretrainRecipe):
         data = self.data
         frames = data.frames * self.method.speed
         return ClipSource(videos.items, frames=frames, stride=data.stride, augment=self.augment, windows=2, repeats=data.repeats, reader=data.reader)
-
-
-def synchronise_norms(method: nn.Module, device: str) -> nn.Module:
-    """Batch norms that share their statistics over all ranks, on GPUs; torch has none for CPUs, where each rank keeps its own and says so."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return method
-    if pick_device(device).type != "cuda":
-        if dist.get_rank() == 0:
-            print("batch norms are not synchronised: torch can do that on GPUs only, so every rank normalises by its own clips")
-        return method
-    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(method)
-    return converted

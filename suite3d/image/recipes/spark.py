@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from suite3d.engine.norms import synchronise_norms
 from suite3d.image.recipes.base import ImagePretrainRecipe
 from suite3d.image.recipes.encoder import ImageEncoderConfig
 from suite3d.image.views import ViewConfig
@@ -28,4 +29,4 @@ class SparKRecipe(ImagePretrainRecipe):
         return self.encoder.build(self.augment.size)
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
-        return SparK(encoder, self.method)
+        return synchronise_norms(SparK(encoder, self.method), self.train.device)

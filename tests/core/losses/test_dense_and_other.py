@@ -14,7 +14,7 @@ from suite3d.losses.bag_of_words import WordScale, bag_of_words, bag_of_words_lo
 from suite3d.losses.contrastive_mim import contrastive_factor, contrastive_mim
 from suite3d.losses.equivariance import equivariance_by_classification, equivariance_by_contrast
 from suite3d.losses.hog import hog_target
-from suite3d.losses.pixel_contrast import near_places, pixel_contrast, pixel_propagation, propagate
+from suite3d.losses.pixel_contrast import near_places, pixel_contrast, pixel_contrast_to, pixel_propagation, propagate
 from suite3d.losses.scaled_cosine import scaled_cosine_error
 from suite3d.losses.slot_contrast import slot_contrast, slots
 from tests.core.losses.naive import check_gradient, dot, features, squared, unit, units
@@ -76,6 +76,9 @@ def test_pixel_contrast():
     assert pixel_contrast(first, second, near).item() == pytest.approx(expected, abs=1e-9)
     check_gradient(lambda a, b: pixel_contrast(a, b, near), first, second)
     assert pixel_contrast(first, second, torch.zeros_like(near)).item() == 0
+    ways = pixel_contrast_to(first, second, near), pixel_contrast_to(second, first, near.transpose(1, 2))
+    assert (float(ways[0]) + float(ways[1])) / 2 == pytest.approx(expected, abs=1e-9), "the mean of both ways"
+    check_gradient(lambda a: pixel_contrast_to(a, second, near), first)
 
 
 def test_propagation():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suite3d.image.backbones.convnext import ConvNeXt, ConvNeXtBlock, LayerNorm2d
-from suite3d.image.recipes.encoder import ConvNeXtConfig, ImageEncoderConfig, encoder_description, rebuild_encoder
+from suite3d.image.recipes.encoder import ConvNeXtConfig, ImageEncoderConfig, rebuild_encoder
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16)}
 
@@ -65,7 +65,7 @@ def test_levels_halve_and_the_grid_is_normed_row_by_row(patch):
 
 def test_recipe_builds_it_and_its_description_rebuilds_it():
     encoder = ImageEncoderConfig(kind="convnext", convnext=ConvNeXtConfig(**TINY, patch=2)).build(32)
-    again = rebuild_encoder(encoder_description(encoder))
+    again = rebuild_encoder(encoder.describe())
     again.load_state_dict(encoder.state_dict())
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(again(x), encoder(x))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from suite3d.image.backbones.resnet import BasicBlock, Bottleneck, ResNet
-from suite3d.image.recipes.encoder import encoder_description, rebuild_encoder
+from suite3d.image.recipes.encoder import rebuild_encoder
 
 CLASSIFIER = 2048 * 1000 + 1000
 
@@ -59,7 +59,7 @@ def test_stride_of_a_bottleneck_is_in_its_middle_convolution():
 
 def test_rebuilt_from_its_description_and_refused_otherwise():
     encoder = ResNet(18, width=8, stem="small")
-    again = rebuild_encoder(encoder_description(encoder))
+    again = rebuild_encoder(encoder.describe())
     again.load_state_dict(encoder.state_dict())
     x = torch.randn(1, 3, 16, 16)
     assert torch.equal(again.eval()(x), encoder.eval()(x))

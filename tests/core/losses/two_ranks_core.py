@@ -85,7 +85,7 @@ def losses(batch: SimpleNamespace) -> dict[str, torch.Tensor]:
         "lejepa": lejepa(batch.views, generator=generator, weight=0.5, slices=8)[0],
         "bag of words": bag_of_words_loss(batch.logits, bag_of_words(batch.maps[2], batch.words, delta=batch.scale.value)),
         "pixel contrast": pixel_contrast(pixels[0], pixels[1], batch.near),
-        "pixel contrast, one way": pixel_contrast_to(pixels[0], pixels[1], batch.near),
+        "pixel contrast one way": pixel_contrast_to(pixels[0], pixels[1], batch.near),
         "pixel propagation": pixel_propagation(propagate(pixels[0], pixels[2]), pixels[1], batch.near),
         "slot contrast": slot_contrast(slots(batch.maps[0], batch.assignment)[0], batch.maps[1, :, :4], batch.here[:, :4], batch.there[:, :4]),
         "equivariance classification": equivariance_by_classification([a[:, :5]], batch.labels[:, None]),

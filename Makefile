@@ -22,8 +22,9 @@ ops: .venv/.base
 demo: .venv/.base ops
 	$(BIN)/suite3d demo
 
+# One thread a worker: workers of several threads each would wait for one another. Tests that need threads ask for them.
 test: .venv/.dev ops lint types
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

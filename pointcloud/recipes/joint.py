@@ -10,12 +10,10 @@ from torch import nn
 from suite3d.config import ConfigError
 from suite3d.image.recipes.encoder import ImageEncoderConfig
 from suite3d.pointcloud.data.dataset import FrameDataset
-from suite3d.pointcloud.data.source import PairSource
 from suite3d.pointcloud.encoders.base import LidarEncoder
 from suite3d.pointcloud.methods.lidar_lejepa import LidarLeJEPA, LidarLeJEPAConfig
 from suite3d.pointcloud.methods.lidar_mv_dhel import LidarMVDHEL, LidarMVDHELConfig
 from suite3d.pointcloud.methods.lidar_swav import LidarSwAV, LidarSwAVConfig
-from suite3d.pointcloud.recipes.augment import build_transforms
 from suite3d.pointcloud.recipes.pretrain import PretrainRecipe
 from suite3d.source import Source
 
@@ -25,14 +23,7 @@ class TwoViewsRecipe(PretrainRecipe, ABC):
     """Two augmentations of every scan, with the points that both kept."""
 
     def build_source(self, dataset: FrameDataset) -> Source:
-        return PairSource(
-            dataset,
-            build_transforms(self.augment),
-            mode="augment",
-            channels=self.encoder.channels,
-            point_range=self.encoder.point_range,
-            memory_mb=self.data.memory_mb,
-        )
+        return self.pairs(dataset, mode="augment")
 
 
 @dataclass(kw_only=True)
@@ -74,12 +65,4 @@ class LidarMVDHELRecipe(PretrainRecipe):
         return LidarMVDHEL(encoder, self.image.build(self.data.street.image_width), self.method)
 
     def build_source(self, dataset: FrameDataset) -> Source:
-        return PairSource(
-            dataset,
-            build_transforms(self.augment),
-            mode="temporal",
-            max_gap=self.max_gap,
-            channels=self.encoder.channels,
-            point_range=self.encoder.point_range,
-            memory_mb=self.data.memory_mb,
-        )
+        return self.pairs(dataset, mode="temporal", max_gap=self.max_gap)

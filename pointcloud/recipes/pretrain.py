@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from suite3d.config import ConfigError
 from suite3d.engine.task import RunConfig, Task, TrainConfig
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.regions import ClusterRegions
-from suite3d.pointcloud.data.source import FrameSource, PairSource
+from suite3d.pointcloud.data.source import FrameSource, PairSource, Regions
 from suite3d.pointcloud.encoders.base import LidarEncoder
 from suite3d.pointcloud.encoders.build import build_encoder
 from suite3d.pointcloud.encoders.config import LidarEncoderConfig
@@ -55,6 +56,19 @@ class PretrainRecipe(ABC):
         return FrameSource(
             dataset,
             build_transforms(self.augment),
+            channels=self.encoder.channels,
+            point_range=self.encoder.point_range,
+            memory_mb=self.data.memory_mb,
+        )
+
+    def pairs(self, dataset: FrameDataset, *, mode: Literal["temporal", "augment"], max_gap: int = 5, regions: Regions | None = None) -> PairSource:
+        """Two aligned views of each scan; arguments as for :class:`PairSource`."""
+        return PairSource(
+            dataset,
+            build_transforms(self.augment),
+            mode=mode,
+            max_gap=max_gap,
+            regions=regions,
             channels=self.encoder.channels,
             point_range=self.encoder.point_range,
             memory_mb=self.data.memory_mb,
@@ -133,15 +147,7 @@ class BEVContrastRecipe(PretrainRecipe):
         return BEVContrast(encoder, self.method)
 
     def build_source(self, dataset: FrameDataset) -> Source:
-        return PairSource(
-            dataset,
-            build_transforms(self.augment),
-            mode="temporal",
-            max_gap=self.max_gap,
-            channels=self.encoder.channels,
-            point_range=self.encoder.point_range,
-            memory_mb=self.data.memory_mb,
-        )
+        return self.pairs(dataset, mode="temporal", max_gap=self.max_gap)
 
 
 @dataclass(kw_only=True)
@@ -160,12 +166,4 @@ class PRCRecipe(PretrainRecipe):
         return PRC(encoder, self.method)
 
     def build_source(self, dataset: FrameDataset) -> Source:
-        return PairSource(
-            dataset,
-            build_transforms(self.augment),
-            mode="augment",
-            regions=ClusterRegions(eps=self.eps, min_points=self.min_points),
-            channels=self.encoder.channels,
-            point_range=self.encoder.point_range,
-            memory_mb=self.data.memory_mb,
-        )
+        return self.pairs(dataset, mode="augment", regions=ClusterRegions(eps=self.eps, min_points=self.min_points))

@@ -30,7 +30,6 @@ from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.self_distillation import Centre, self_distillation, sinkhorn_targets
 from suite3d.methods.multi_view import check_views, view_features
-from suite3d.nn.block import DropPath
 from suite3d.nn.momentum import momentum_at, momentum_copy, momentum_update
 from suite3d.nn.projection import DistillationHead
 from suite3d.output import Output
@@ -103,10 +102,7 @@ class SelfDistillation(nn.Module):
         self.distillation = config
         self.student = student
         self.head = self.make_head(config.prototypes)
-        self.encoder, self.teacher_head = momentum_copy(student), momentum_copy(self.head)
-        for module in self.encoder.modules():
-            if isinstance(module, DropPath):
-                module.probability = 0.0
+        self.encoder, self.teacher_head = momentum_copy(student, drop_path=False), momentum_copy(self.head)
         self.centre = Centre(config.prototypes, momentum=config.centre_momentum)
         self.register_buffer("step_share", torch.zeros(()))
 

@@ -31,7 +31,6 @@ from suite3d.methods.corruption import CorruptionConfig, corrupt, repair_picture
 from suite3d.methods.looking import monitored_tokens
 from suite3d.methods.masked_pixels import patch_values
 from suite3d.methods.multi_view import check_views
-from suite3d.nn.block import DropPath
 from suite3d.nn.heads import PixelHead, projector
 from suite3d.nn.momentum import momentum_at, momentum_copy, momentum_update
 from suite3d.nn.vit import VisionTransformer
@@ -101,10 +100,7 @@ class SiT(nn.Module):
             raise ValueError("SiT contrasts the class token and the encoder has none: set encoder.class_token=true")
         self.config = config or SiTConfig()
         self.student = SiTBranch(encoder, self.config.hidden, self.config.dim)
-        self.teacher = momentum_copy(self.student)
-        for module in self.teacher.modules():
-            if isinstance(module, DropPath):
-                module.probability = 0.0
+        self.teacher = momentum_copy(self.student, drop_path=False)
         self.head = PixelHead(encoder.embed_dim, self.config.pixel_hidden, patch_values(encoder))
 
     @property

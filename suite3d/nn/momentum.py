@@ -9,13 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from suite3d.losses.gather import gather_rows, rank, world_size
+from suite3d.nn.block import DropPath
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def momentum_copy(student: Module) -> Module:
-    """Copy of a student that no gradient reaches."""
-    return copy.deepcopy(student).requires_grad_(False)
+def momentum_copy(student: Module, *, drop_path: bool = True) -> Module:
+    """Copy of a student that no gradient reaches; ``drop_path=False`` switches off its stochastic depth, as DINO's teacher has none."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    if not drop_path:
+        for module in teacher.modules():
+            if isinstance(module, DropPath):
+                module.probability = 0.0
+    return teacher
 
 
 @torch.no_grad()

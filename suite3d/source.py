@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "testing")}
+"""What folders of a split are called, in the order of preference."""
 
 
 class BadSample(Exception):
@@ -41,3 +45,13 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """Short unique name of a sample, for lists and error messages."""
+
+
+def find_split(root: Path, part: Literal["train", "val"]) -> str | None:
+    """The sub-folder that holds a split, where the folder has one for training (else it is not divided into splits)."""
+    if not root.is_dir():
+        return None
+    folders = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
+    if not set(folders) & set(SPLIT_NAMES["train"]):
+        return None
+    return next((folders[name] for name in SPLIT_NAMES[part] if name in folders), None)

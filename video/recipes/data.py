@@ -8,12 +8,12 @@ from typing import Literal
 
 from suite3d.config import ConfigError
 from suite3d.image.views import ViewConfig
+from suite3d.source import find_split
 from suite3d.video.data.lists import VideoList, read_list
 from suite3d.video.data.motion import MotionConfig, motion_folder
 from suite3d.video.data.source import ClipSource
 
 Images = Literal["auto", "frames", "stills"]
-TRAIN_NAMES, VAL_NAMES = ("train", "training"), ("val", "valid", "validation", "test", "testing")
 
 
 @dataclass(kw_only=True)
@@ -69,7 +69,7 @@ def build_list(config: VideoDataConfig, *, validation: bool = False) -> VideoLis
             list_file=_optional(chosen),
             labels_file=_optional(config.labels),
             layout=config.layout,
-            split=wanted or _find_split(root if chosen == Path("") else None, VAL_NAMES if validation else TRAIN_NAMES),
+            split=wanted or (find_split(root, "val" if validation else "train") if chosen == Path("") else None),
             fold=config.fold,
             images=config.images,
             quarantine=_optional(config.quarantine),
@@ -82,17 +82,7 @@ def has_validation(config: VideoDataConfig) -> bool:
     """Whether the data name validation videos of their own."""
     if config.root == Path("") and config.list == Path("") or config.val_list != Path("") or config.val_split:
         return True
-    return config.list == Path("") and _find_split(config.root, VAL_NAMES) is not None
-
-
-def _find_split(root: Path | None, names: tuple[str, ...]) -> str | None:
-    """The sub-folder that is a split, where the folder is divided into splits."""
-    if root is None or not root.is_dir():
-        return None
-    folders = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
-    if not set(folders) & set(TRAIN_NAMES):
-        return None
-    return next((folders[name] for name in names if name in folders), None)
+    return config.list == Path("") and find_split(config.root, "val") is not None
 
 
 def _optional(path: Path) -> Path | None:

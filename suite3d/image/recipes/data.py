@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,7 @@ from typing import Literal
 from suite3d.config import ConfigError
 from suite3d.image.data.fractals import FractalConfig, Fractals
 from suite3d.image.data.sets import Digits, ImageFolder, ImageSet
-
-TRAIN_NAMES, VAL_NAMES = ("train", "training"), ("val", "valid", "validation", "test", "testing")
+from suite3d.source import find_split
 
 
 @dataclass(kw_only=True)
@@ -31,8 +31,13 @@ class ImageDataConfig:
     fractals: FractalConfig = field(default_factory=FractalConfig)
 
 
-def build_images(config: ImageDataConfig, *, validation: bool = False) -> ImageSet:
+def build_images(config: ImageDataConfig, *, validation: bool = False, classes: Sequence[str] = ()) -> ImageSet:
     """The training or validation pictures.
+
+    Args:
+        config: which.
+        validation: those to score on.
+        classes: names of the training classes, which validation folders follow; empty = list the training folder for them.
 
     Raises:
         ConfigError: nothing there, or a library that is not installed.
@@ -46,16 +51,15 @@ def build_images(config: ImageDataConfig, *, validation: bool = False) -> ImageS
             return Digits(part)
         if config.root == Path(""):
             raise ConfigError("data.kind=folder needs data.root=FOLDER")
-        split = (config.val_split if validation else config.split) or _find_split(config.root, VAL_NAMES if validation else TRAIN_NAMES)
-        classes = build_images(config).classes if validation else ()
-        return ImageFolder(config.root, split, classes=classes)
+        split = (config.val_split if validation else config.split) or find_split(config.root, part) or ""
+        return ImageFolder(config.root, split, classes=(classes or build_images(config).classes) if validation else ())
     except (ValueError, OSError, ImportError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
 
 
 def has_validation(config: ImageDataConfig) -> bool:
     """Whether the data have validation pictures of their own."""
-    return _kind(config) != "folder" or bool(config.val_split or _find_split(config.root, VAL_NAMES))
+    return _kind(config) != "folder" or bool(config.val_split or find_split(config.root, "val"))
 
 
 def describe_images(config: ImageDataConfig) -> str:
@@ -70,13 +74,3 @@ def _kind(config: ImageDataConfig) -> str:
     if config.kind != "auto":
         return config.kind
     return "fractals" if config.root == Path("") else "folder"
-
-
-def _find_split(root: Path, names: tuple[str, ...]) -> str:
-    """The sub-folder that is a split, where the folder is divided into splits; "" otherwise."""
-    if not root.is_dir():
-        return ""
-    folders = {path.name.lower(): path.name for path in root.iterdir() if path.is_dir()}
-    if not set(folders) & set(TRAIN_NAMES):
-        return ""
-    return next((folders[name] for name in names if name in folders), "")

@@ -7,10 +7,15 @@ class counts and the chance level it has to be read against.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +180,11 @@ def probe_scores(
     even = knn_probe((train - mean) / scale, train_labels, (test - mean) / scale, test_labels, classes=classes, k=k)
     ridge = ridge_probe(train, train_labels, test, test_labels, classes=classes, penalty=penalty)
     return {"knn": knn.accuracy, "knn_standardised": even.accuracy, "ridge": ridge.accuracy, "knn_chance": knn.chance}
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most ``count`` of the items, evenly over the list: of items sorted by class, about as many of each."""
+    return list(items) if len(items) <= count else [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 class OnlineProbe:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from suite3d.config import ConfigError
-from suite3d.evaluate.probes import probe_scores
+from suite3d.engine.once import each_once
+from suite3d.evaluate.probes import probe_scores, spread
 from suite3d.image.views import ViewConfig
-from suite3d.source import BadSample
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.data.source import ClipSource
@@ -73,13 +71,18 @@ class ClipProbe:
         config = self.config
         return probe_scores(train, train_labels, test, test_labels, classes=len(self.classes), k=config.k, penalty=config.penalty)
 
-    def _batches(self, side: int) -> Any:
+    def _batches(self, side: int) -> list[ClipBatch]:
         if self._kept is not None:
             return self._kept[side]
-        loaded = (list(_load(self.sources[0], self.config.batch)), list(_load(self.sources[1], self.config.batch)))
+        loaded = (self._load(0), self._load(1))
         if sum(_bytes(batch) for part in loaded for batch in part) <= CACHE_BYTES:
             self._kept = loaded
         return loaded[side]
+
+    def _load(self, side: int) -> list[ClipBatch]:
+        """Batches of all clips; broken ones are left out."""
+        source = self.sources[side]
+        return [part.batch for part in each_once(source, range(len(source)), batch_size=self.config.batch) if part.batch is not None]
 
 
 def pooled(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -98,21 +101,6 @@ def pooled(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
 def single_frame(features: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The same features of a clip that shows its middle frame all the time: what appearance alone gives."""
     return lambda pixels: features(pixels[:, :, pixels.shape[2] // 2, None].expand_as(pixels).contiguous())
-
-
-def _load(source: ClipSource, size: int) -> Any:
-    """Batches of all clips; broken ones are left out."""
-    samples = []
-    for index in range(len(source)):
-        try:
-            samples.append(source.get(index, np.random.default_rng(0)))
-        except BadSample:
-            continue
-        if len(samples) == size:
-            yield source.collate(samples, [0] * len(samples))
-            samples = []
-    if samples:
-        yield source.collate(samples, [0] * len(samples))
 
 
 def _bytes(batch: ClipBatch) -> int:
@@ -138,7 +126,9 @@ def build_probe(config: ClipProbeConfig, data: VideoDataConfig, augment: ViewCon
         fit, held = _halves(labelled)
     plain = replace(augment, crop="center", flip=0.0, jitter=0.0, gray=0.0)
     sources = [
-        ClipSource(_spread(items, config.clips), frames=data.frames, stride=data.stride, augment=plain, sampling="uniform", reader=data.reader)
+        ClipSource(
+            spread(_ordered(items), config.clips), frames=data.frames, stride=data.stride, augment=plain, sampling="uniform", reader=data.reader
+        )
         for items in (fit, held)
     ]
     return ClipProbe(sources[0], sources[1], train.classes, config)
@@ -146,11 +136,10 @@ def build_probe(config: ClipProbeConfig, data: VideoDataConfig, augment: ViewCon
 
 def _halves(items: list[VideoItem]) -> tuple[list[VideoItem], list[VideoItem]]:
     """Every second video of each class on either side."""
-    ordered = sorted(items, key=lambda item: (item.label, str(item.path), item.start))
+    ordered = _ordered(items)
     return ordered[::2], ordered[1::2]
 
 
-def _spread(items: list[VideoItem], count: int) -> list[VideoItem]:
-    """At most ``count`` items, evenly over the list sorted by class."""
-    ordered = sorted(items, key=lambda item: (item.label, str(item.path), item.start))
-    return ordered if len(ordered) <= count else [ordered[i] for i in np.linspace(0, len(ordered) - 1, count).round().astype(int)]
+def _ordered(items: list[VideoItem]) -> list[VideoItem]:
+    """Sorted by class."""
+    return sorted(items, key=lambda item: (item.label, str(item.path), item.start))

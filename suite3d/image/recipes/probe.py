@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite3d.evaluate.probes import probe_scores
+from suite3d.engine.once import each_once
+from suite3d.evaluate.probes import probe_scores, spread
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource, ViewGroup
 from suite3d.image.recipes.data import ImageDataConfig, build_images, has_validation
 from suite3d.image.views import ViewConfig
 from suite3d.nn.pooling import pooled_features
-from suite3d.source import BadSample
 
 
 @dataclass(kw_only=True)
@@ -75,26 +73,12 @@ class ImageProbe:
         """Pixels and labels of one side, read once."""
         kept = self._kept[side]
         if kept is None:
-            batches = list(plain_batches(self.sources[side], self.config.batch))
+            source = self.sources[side]
+            batches = [part.batch for part in each_once(source, range(len(source)), batch_size=self.config.batch) if part.batch is not None]
             pixels = [batch.pixels() for batch in batches]
             kept = (torch.cat(pixels), torch.cat([batch.labels for batch in batches])) if batches else (torch.zeros(0), torch.zeros(0))
             self._kept[side] = kept
         return kept
-
-
-def plain_batches(source: ImageSource, size: int) -> Any:
-    """Batches of all pictures in order; broken ones are left out."""
-    samples = []
-    for index in range(len(source)):
-        try:
-            samples.append(source.get(index, np.random.default_rng(0)))
-        except BadSample:
-            continue
-        if len(samples) == size:
-            yield source.collate(samples, [0] * size)
-            samples = []
-    if samples:
-        yield source.collate(samples, [0] * len(samples))
 
 
 def plain_view(view: ViewConfig) -> ViewGroup:
@@ -109,13 +93,13 @@ def build_probe(config: ImageProbeConfig, data: ImageDataConfig, view: ViewConfi
     if len({train.label(index) for index in labelled}) < 2:
         return None
     if has_validation(data):
-        val = build_images(data, validation=True)
+        val = build_images(data, validation=True, classes=train.classes)
         fit, held = labelled, _by_class(val)
     else:
         val, fit, held = train, labelled[::2], labelled[1::2]
     if not held:
         return None
-    sources = [ImageSource(images, [plain_view(view)], indices=_spread(rows, config.images)) for images, rows in ((train, fit), (val, held))]
+    sources = [ImageSource(images, [plain_view(view)], indices=spread(rows, config.images)) for images, rows in ((train, fit), (val, held))]
     return ImageProbe(sources[0], sources[1], len(train.classes), config)
 
 
@@ -123,7 +107,3 @@ def _by_class(images: ImageSet) -> list[int]:
     """Labelled pictures, sorted by class."""
     rows = [(label, index) for index in range(len(images)) if (label := images.label(index)) is not None]
     return [index for _, index in sorted(rows)]
-
-
-def _spread(rows: list[int], count: int) -> list[int]:
-    return rows if len(rows) <= count else [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]

@@ -100,6 +100,19 @@ def load_config(schema: type[T], *, files: Sequence[Path] = (), overrides: Seque
         raise ConfigError(f"invalid configuration: {error}") from error
 
 
+def stored_parts(file: Path, parts: Sequence[str]) -> list[str]:
+    """Overrides that repeat parts of a stored ``config.yaml``, such as ``data={root: clips}``; none for parts or files that are not there."""
+    if not file.is_file():
+        return []
+    known = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return [f"{part}={_inline(known[part])}" for part in parts if part in known]
+
+
+def _inline(node: Any) -> str:
+    """As yaml in one line; a single word ends with a document mark, which is left out."""
+    return yaml.safe_dump(node, default_flow_style=True, width=10**9).removesuffix("...\n").strip()
+
+
 def _one_line(error: OmegaConfBaseException) -> str:
     text = str(error).strip().splitlines()[0]
     key = getattr(error, "full_key", None)

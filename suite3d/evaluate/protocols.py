@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from suite3d.config import ConfigError
+from suite3d.engine.files import write_json
 from suite3d.evaluate.features import FeatureSet
 from suite3d.evaluate.fewshot import FewShotConfig, few_shot
 from suite3d.evaluate.linear import LinearConfig, fit_linear
@@ -17,6 +19,7 @@ from suite3d.evaluate.probes import fit_ridge, knn_votes
 from suite3d.evaluate.retrieval import RANKS, retrieval_recall
 from suite3d.evaluate.scores import classification_scores
 
+Bench = TypeVar("Bench")
 Entry = dict[str, Any]
 """``metrics`` (percent by name), ``protocol`` (with a line ``in short``), ``skipped``, perhaps ``shown`` (numbers as text) and more."""
 
@@ -186,6 +189,48 @@ def retrieval(frozen: Frozen, config: RetrievalConfig) -> Entry:
         **frozen.details,
     }
     return {"metrics": retrieval_recall(*frozen.sides(), ranks=config.ranks), "protocol": protocol, "skipped": frozen.skipped}
+
+
+def evaluate_benches(
+    run: Path,
+    benches: Mapping[str, Bench],
+    kinds: Sequence[str],
+    protocols: Mapping[str, Callable[[Bench], Entry]],
+    out: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Every protocol on every encoder; writes ``out/result.json`` and returns it, with a ``note`` for a person.
+
+    Args:
+        run: what is evaluated.
+        benches: by the name of the weights ("encoder", "random weights"): an encoder on its data.
+        kinds: some of the ``protocols``. One that the data do not allow (ValueError) is left out, with its reason.
+        out: folder.
+        settings: the whole configuration.
+
+    Raises:
+        ConfigError: not one of the protocols is possible.
+    """
+    entries, left_out = [], {}
+    for name, bench in benches.items():
+        for kind in kinds:
+            try:
+                entries.append({"kind": kind, "weights": name, **protocols[kind](bench)})
+            except ValueError as error:
+                left_out[kind] = str(error)
+    if not entries:
+        raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
+    result = frozen_result(run, entries, settings) | {"left out": left_out}
+    write_json(out / "result.json", result)
+    said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
+    return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
+
+
+def check_kinds(kinds: Sequence[str], known: Iterable[str]) -> None:
+    """Raises ConfigError for protocols that are not ``known``, or for none."""
+    unknown = [kind for kind in kinds if kind not in known]
+    if unknown or not kinds:
+        raise ConfigError(f"evaluate: unknown protocol '{','.join(unknown)}': expected some of {', '.join(known)}")
 
 
 def frozen_result(run: Path, entries: Sequence[Entry], settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import nn
 
-from suite3d.config import ConfigError, load_config
+from suite3d.config import ConfigError, load_config, stored_parts
 from suite3d.engine.distributed import pick_device
-from suite3d.engine.files import write_json
 from suite3d.engine.order import seed_everything
 from suite3d.evaluate.attentive import AttentiveConfig
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
-from suite3d.evaluate.protocols import KnnConfig, RetrievalConfig, frozen_result
+from suite3d.evaluate.protocols import KnnConfig, RetrievalConfig, check_kinds, evaluate_benches
 from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
@@ -28,8 +26,6 @@ from suite3d.video.recipes.frozen_encoder import fresh_like, load_frozen
 from suite3d.video.recipes.labelled import LabelledVideos, item_group, labelled_part, labelled_videos, list_key
 from suite3d.video.recipes.testing import Frames, describe_frames, loader_workers, make_source
 from suite3d.video.tasks.extract import Extractor, OnlineTokens, Precision
-
-KINDS = ("knn", "linear", "attentive", "fewshot", "retrieval")
 
 
 @dataclass(kw_only=True)
@@ -172,7 +168,7 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
 
     Args:
         run: run directory or weights file.
-        kinds: some of :data:`KINDS`.
+        kinds: some of :data:`suite3d.video.recipes.protocols.PROTOCOLS`.
         overrides: ``key=value`` for :class:`FrozenConfig`.
 
     Raises:
@@ -180,9 +176,7 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     """
     from suite3d.video.recipes.protocols import PROTOCOLS
 
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        raise ConfigError(f"evaluate: unknown protocol '{','.join(unknown)}': expected some of {', '.join(KINDS)}")
+    check_kinds(kinds, PROTOCOLS)
     config = frozen_config(run, overrides)
     device = pick_device(config.device)
     encoder = load_frozen(run, (config.data.frames, config.augment.size, config.augment.size))
@@ -194,36 +188,20 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     if config.random:
         seed_everything(config.seed)
         encoders["random weights"] = fresh_like(encoder)
-    entries, left_out = [], {}
-    for name, network in encoders.items():
-        bench = Bench(encoder=network, weights=weights_digest(network), videos=videos, train=items, config=config, device=device, cache=cache)
-        for kind in kinds:
-            try:
-                entries.append({"kind": kind, "weights": name, **PROTOCOLS[kind](bench)})
-            except ValueError as error:
-                left_out[kind] = str(error)
-    if not entries:
-        raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
-    result = frozen_result(run, entries, asdict(config)) | {"label hash": subset.hash, "left out": left_out}
-    write_json(out / "result.json", result)
-    said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
-    return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
+    benches = {
+        name: Bench(encoder=network, weights=weights_digest(network), videos=videos, train=items, config=config, device=device, cache=cache)
+        for name, network in encoders.items()
+    }
+    return evaluate_benches(run, benches, kinds, PROTOCOLS, out, asdict(config) | {"label hash": subset.hash})
 
 
 def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenConfig:
     """The defaults, what the run was trained with (videos, frames, pixels), and the overrides on top."""
-    base = FrozenConfig()
-    stored = run / "config.yaml"
-    if stored.is_file():
-        known = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
-        try:
-            base = load_config(FrozenConfig, overrides=[f"data={_inline(known.get('data', {}))}", f"augment={_inline(known.get('augment', {}))}"])
-        except ConfigError as error:
-            raise ConfigError(f"{run} was not trained on video: {error}") from error
+    known = stored_parts(run / "config.yaml", ("data", "augment", "frames"))
+    try:
+        base = load_config(FrozenConfig, overrides=known)
+    except ConfigError as error:
+        raise ConfigError(f"{run} was not trained on video: {error}") from error
+    if known:
         base.augment = replace(base.augment, crop="random_resized", area=(0.3, 1.0), ratio=(0.75, 4 / 3), jitter=0.0, gray=0.0)
-        base.frames = known.get("frames", "dense")
     return load_config(base, overrides=overrides)  # type: ignore[arg-type]
-
-
-def _inline(node: Any) -> str:
-    return yaml.safe_dump(node, default_flow_style=True, width=10**9).strip()

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
-from suite3d.config import ConfigError, load_config
+from suite3d.config import ConfigError, load_config, stored_parts
 from suite3d.engine.distributed import pick_device
-from suite3d.engine.files import write_json
 from suite3d.engine.once import each_once
 from suite3d.engine.order import seed_everything
 from suite3d.evaluate import protocols
@@ -21,7 +19,7 @@ from suite3d.evaluate.attentive import AttentiveConfig, attentive_probe
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
-from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, frozen_result
+from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, check_kinds, evaluate_benches
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource
 from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images, has_validation
@@ -65,7 +63,7 @@ class FrozenImagesConfig:
 
 @dataclass(kw_only=True)
 class ImageBench:
-    """An encoder on labelled pictures."""
+    """An encoder on labelled pictures; ``weights``: its digest, the key of kept features."""
 
     encoder: nn.Module
     train: ImageSource
@@ -74,6 +72,10 @@ class ImageBench:
     config: FrozenImagesConfig
     device: torch.device
     cache: Path
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        self.weights = self.weights or weights_digest(self.encoder)
 
     def frozen(self) -> Frozen:
         """One vector a picture."""
@@ -96,7 +98,7 @@ class ImageBench:
     def _features(self, source: ImageSource, form: str) -> FeatureSet:
         view = self.config.augment
         key = {
-            "weights": weights_digest(self.encoder),
+            "weights": self.weights,
             "pictures": [source.name(index) for index in range(len(source))],
             "data": asdict(self.config.data),
             "pixels": [view.size, list(view.mean), list(view.std)],
@@ -173,9 +175,7 @@ def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     Raises:
         ConfigError: unknown kinds or keys, data without labels, an encoder that does not fit.
     """
-    unknown = [kind for kind in kinds if kind not in PROTOCOLS]
-    if unknown or not kinds:
-        raise ConfigError(f"evaluate: unknown protocol '{','.join(unknown)}': expected some of {', '.join(PROTOCOLS)}")
+    check_kinds(kinds, PROTOCOLS)
     config = frozen_config(run, overrides)
     device = pick_device(config.device)
     train, test, classes = labelled_sides(config)
@@ -184,20 +184,11 @@ def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     if config.random:
         seed_everything(config.seed)
         encoders["random weights"] = rebuild_encoder(read_metadata(run / "encoder.safetensors")["description"]).eval()
-    entries, left_out = [], {}
-    for name, network in encoders.items():
-        bench = ImageBench(encoder=network.to(device), train=train, test=test, classes=classes, config=config, device=device, cache=out / "features")
-        for kind in kinds:
-            try:
-                entries.append({"kind": kind, "weights": name, **PROTOCOLS[kind](bench)})
-            except ValueError as error:
-                left_out[kind] = str(error)
-    if not entries:
-        raise ConfigError("; ".join(f"{kind}: {reason}" for kind, reason in left_out.items()))
-    result = frozen_result(run, entries, asdict(config)) | {"left out": left_out}
-    write_json(out / "result.json", result)
-    said = [f"{kind} left out: {reason}" for kind, reason in left_out.items()]
-    return {**result, "note": "\n".join([*said, f"written to {out / 'result.json'}"])}
+    benches = {
+        name: ImageBench(encoder=network.to(device), train=train, test=test, classes=classes, config=config, device=device, cache=out / "features")
+        for name, network in encoders.items()
+    }
+    return evaluate_benches(run, benches, kinds, PROTOCOLS, out, asdict(config))
 
 
 def labelled_sides(config: FrozenImagesConfig) -> tuple[ImageSource, ImageSource, int]:
@@ -211,7 +202,7 @@ def labelled_sides(config: FrozenImagesConfig) -> tuple[ImageSource, ImageSource
         raise ConfigError("these pictures have no labels of two classes: give class folders with data.root=FOLDER, or data.kind=digits")
     if not has_validation(config.data):
         raise ConfigError(f"{config.data.root} has no val or test folder to score on: set data.val_split, or lay out ROOT/train and ROOT/val")
-    test = build_images(config.data, validation=True)
+    test = build_images(config.data, validation=True, classes=train.classes)
     sources = [ImageSource(images, [plain_view(config.augment)], indices=_labelled(images)) for images in (train, test)]
     return sources[0], sources[1], len(train.classes)
 
@@ -225,16 +216,8 @@ def _labelled(images: ImageSet) -> list[int]:
 
 def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenImagesConfig:
     """The defaults, what the run was trained with (pictures and pixels), and the overrides on top."""
-    base = FrozenImagesConfig()
-    stored = run / "config.yaml"
-    if stored.is_file():
-        known = yaml.safe_load(stored.read_text(encoding="utf-8")) or {}
-        try:
-            base = load_config(FrozenImagesConfig, overrides=[f"{part}={_inline(known.get(part, {}))}" for part in ("data", "augment")])
-        except ConfigError as error:
-            raise ConfigError(f"{run} was not trained on pictures: {error}") from error
+    try:
+        base = load_config(FrozenImagesConfig, overrides=stored_parts(run / "config.yaml", ("data", "augment")))
+    except ConfigError as error:
+        raise ConfigError(f"{run} was not trained on pictures: {error}") from error
     return load_config(base, overrides=overrides)  # type: ignore[arg-type]
-
-
-def _inline(node: Any) -> str:
-    return yaml.safe_dump(node, default_flow_style=True, width=10**9).strip()

@@ -50,6 +50,8 @@ DATA = {
 }
 TRANSFORMER = ["dim=64", "depth=3", "heads=2"]
 NETWORK = ["depth=18", "width=8", "stem=small"]
+CLASS_TOKEN = ("dino", "ibot", "mugs")
+"""Methods that compare class tokens and therefore need one."""
 NOTES = {
     "rotnet": "fractals have no up and down to tell",
     "siam_mae": "needs two pictures of each scene",
@@ -90,17 +92,13 @@ def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
             found += [f"{part.name}.{one}" for one in (*TRANSFORMER, patch)]
         elif isinstance(value, ImageEncoderConfig):
             found += [f"{part.name}.kind={kind}"] + [f"{part.name}.{one}" for one in NETWORK]
-            found += [f"{part.name}.vit.{one}" for one in ("class_token=false", *TRANSFORMER, patch)] if recipe.name not in CLASS_TOKEN else []
-            found += [f"{part.name}.vit.{one}" for one in (*TRANSFORMER, patch)] if recipe.name in CLASS_TOKEN else []
+            token = [] if recipe.name in CLASS_TOKEN else ["class_token=false"]
+            found += [f"{part.name}.vit.{one}" for one in (*token, *TRANSFORMER, patch)]
         elif part.name == "local":
             found += ["local.size=8"] if data == "digits" else []
         elif part.name == "encoder":
             found += [f"encoder.{one}" for one in NETWORK]
     return found
-
-
-CLASS_TOKEN = ("dino", "ibot", "mugs")
-"""Methods that compare class tokens and therefore need one."""
 
 
 def configure(recipe: Recipe, data: str, folder: Path, seed: int, steps: int) -> tuple[Any, str]:

@@ -83,7 +83,7 @@ class SupervisedRecipe(ImageViewsRecipe):
 
 def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
     """The small encoder, whatever the recipe calls its parts."""
-    patch = "patch=2" if data == "digits" else "patch=4"
+    patch = "patch=4" if data == "digits" else "patch=8"
     found = list(DATA[data])
     config = resolve(recipe, [])
     for part in fields(config):

@@ -45,7 +45,7 @@ from suite3d.report.png import write_png
 from suite3d.report.text import print_table
 
 DATA = {
-    "digits": ["data.kind=digits", "augment.size=16", "augment.flip=0"],
+    "digits": ["data.kind=digits", "augment.size=16", "augment.flip=0", "augment.area=[0.6,1.0]"],
     "fractals": ["data.kind=fractals", "augment.size=32"],
 }
 TRANSFORMER = ["dim=64", "depth=3", "heads=2"]
@@ -76,6 +76,7 @@ class SupervisedRecipe(ImageViewsRecipe):
     """What labels would give."""
 
     encoder: ImageEncoderConfig = field(default_factory=lambda: ImageEncoderConfig(kind="vit"))
+    base_lr: float = 4e-3
 
     def build_method(self, encoder: nn.Module) -> nn.Module:
         return Supervised(encoder, len(build_images(self.data).classes))
@@ -95,7 +96,7 @@ def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
             token = [] if recipe.name in CLASS_TOKEN else ["class_token=false"]
             found += [f"{part.name}.vit.{one}" for one in (*token, *TRANSFORMER, patch)]
         elif part.name == "local":
-            found += ["local.size=8"] if data == "digits" else []
+            found += ["local.size=8", "local.area=[0.3,0.6]"] if data == "digits" else []
         elif part.name == "encoder":
             found += [f"encoder.{one}" for one in NETWORK]
     return found

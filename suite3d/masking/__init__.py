@@ -12,7 +12,7 @@ of the batch or on the number of ranks.
 
 from suite3d.masking.blocks import two_block_masks
 from suite3d.masking.boxes import blockwise_mask, grouped_mask, over_time
-from suite3d.masking.colour_noise import colour_noise_bank, colour_noise_mask
+from suite3d.masking.colour_noise import ColourNoise, ColourNoiseConfig, colour_noise_bank, colour_noise_mask
 from suite3d.masking.disjoint import disjoint_block_masks
 from suite3d.masking.grid import Grid, decoded_cells, running_cell_masks, space_time_mask, temporal_mask, tube_mask
 from suite3d.masking.indices import hidden_indices, padded_indices, visible_indices
@@ -23,6 +23,8 @@ from suite3d.masking.scores import jagged_score_mask, score_mask
 from suite3d.masking.streams import Generators, generators_of, hidden_count, sub_generator
 
 __all__ = [
+    "ColourNoise",
+    "ColourNoiseConfig",
     "Generators",
     "Grid",
     "block_mask",

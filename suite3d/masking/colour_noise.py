@@ -3,15 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from einops import repeat
 from torch import Tensor
 
-from suite3d.masking.streams import Generators, hidden_count
+from suite3d.masking.streams import Generators, hidden_count, sub_generator
 
 Colour = Literal["white", "red", "blue", "green", "purple"]
+
+
+@dataclass(kw_only=True)
+class ColourNoiseConfig:
+    """Pictures of filtered noise that masks are cut from.
+
+    Attributes:
+        colour: of the noise; the paper's best is green.
+        blurs: deviations of the narrow and the wide blur, tokens.
+        slices, side: how many pictures there are, and their side in tokens. Released: 3072 of 64.
+        seed: of the noise, whatever the seed of the run.
+    """
+
+    colour: Colour = "green"
+    blurs: tuple[float, float] = (0.8, 2.0)
+    slices: int = 3072
+    side: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.slices < 1 or not 0 < self.blurs[0] < self.blurs[1]:
+            raise ValueError(f"expected at least one slice of noise and blurs 0 < narrow < wide, got slices={self.slices}, blurs={self.blurs}")
+
+
+class ColourNoise:
+    """Masks for one token grid; the noise is filtered at the first use, kept on the CPU, where masks are drawn, and in no state dict.
+
+    Raises ValueError for noise smaller than the grid (T', H', W').
+    """
+
+    def __init__(self, config: ColourNoiseConfig, grid: Sequence[int]) -> None:
+        if config.side < max(grid[1:]):
+            raise ValueError(f"the noise must be at least as large as the token grid {tuple(grid[1:])}, its side is {config.side}")
+        self.config, self.grid = config, grid
+
+    @cached_property
+    def bank(self) -> Tensor:
+        """``(slices, side, side)``, a function of the configuration."""
+        config, (narrow, wide) = self.config, self.config.blurs
+        generator = sub_generator(config.seed, "colour noise")
+        return colour_noise_bank(config.colour, slices=config.slices, size=(config.side,) * 2, generator=generator, narrow=narrow, wide=wide)
+
+    def mask(self, ratio: float, generators: Generators, *, device: torch.device) -> Tensor:
+        """``(B, N)`` bool, True = hidden, the same places at all times; see :func:`colour_noise_mask`."""
+        return colour_noise_mask(self.grid, ratio, self.bank, generators, device=device)
 
 
 def colour_noise_bank(

@@ -17,8 +17,8 @@ Differences to the released code, none of which changes the result:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,16 +26,14 @@ from torch import Tensor, nn
 
 from suite3d.losses.masked_pixels import normalised_patches
 from suite3d.masking import (
-    colour_noise_bank,
-    colour_noise_mask,
+    ColourNoise,
+    ColourNoiseConfig,
     generators_of,
     hidden_count,
     hidden_indices,
-    sub_generator,
     tube_mask,
     visible_indices,
 )
-from suite3d.masking.colour_noise import Colour
 from suite3d.methods.looking import clip_pictures, monitored_tokens
 from suite3d.methods.masked_pixels import MaskedPixels, Selection
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
@@ -57,19 +55,15 @@ class VideoMAEConfig:
             cross-attention decoder, whose targets do not see one another (CrossMAE, Fu et al., 2024).
         mask: ``tube`` (places uniformly at random, VideoMAE's) or ``colour_noise`` (the places are the smallest values of a window of filtered
             noise, so that hidden tubes clump or spread: ColorMAE, Hinojosa et al., ECCV 2024, lifted to tubes).
-        colour: of the noise; the paper's best is green.
-        noise_slices: pictures of noise, 64 x 64 places each.
+        noise: that ``colour_noise`` masks are cut from.
     """
 
     mask_ratio: float = 0.9
     decode_ratio: float = 1.0
     mask: Literal["tube", "colour_noise"] = "tube"
-    colour: Colour = "green"
-    noise_slices: int = 3072
+    noise: ColourNoiseConfig = field(default_factory=ColourNoiseConfig)
 
     def __post_init__(self) -> None:
-        if self.noise_slices < 1:
-            raise ValueError(f"expected at least one picture of noise, got noise_slices={self.noise_slices}")
         hidden_count(2, self.mask_ratio)
         if not 0 < self.decode_ratio <= 1:
             raise ValueError(f"decode_ratio must lie in (0, 1], got {self.decode_ratio}")
@@ -91,6 +85,7 @@ class VideoMAE(MaskedPixels):
     def __init__(self, encoder: VisionTransformer, decoder: SelfDecoder | CrossDecoder, config: VideoMAEConfig | None = None) -> None:
         super().__init__(encoder, decoder)
         self.config = config or VideoMAEConfig()
+        self.noise = ColourNoise(self.config.noise, encoder.grid) if self.config.mask == "colour_noise" else None
         self.register_state_dict_post_hook(_publish_names)
         self.register_load_state_dict_pre_hook(_accept_names)
 
@@ -120,15 +115,9 @@ class VideoMAE(MaskedPixels):
     def mask(self, seeds: list[int], device: torch.device) -> Tensor:
         """``(B, N)`` bool, True = hidden: the same places at all times, equally many in each row."""
         grid, ratio, generators = self.encoder.grid, self.config.mask_ratio, generators_of(seeds, "mask")
-        if self.config.mask == "tube":
-            return tube_mask(grid, ratio, generators, device=device)
-        return colour_noise_mask(grid, ratio, self.noise, generators, device=device)
-
-    @cached_property
-    def noise(self) -> Tensor:
-        """``(noise_slices, 64, 64)`` filtered noise, the same in every run; on the CPU, where masks are drawn, and in no state dict."""
-        generator = sub_generator(0, "colour noise")
-        return colour_noise_bank(self.config.colour, slices=self.config.noise_slices, size=(64, 64), generator=generator)
+        if self.noise is not None:
+            return self.noise.mask(ratio, generators, device=device)
+        return tube_mask(grid, ratio, generators, device=device)
 
     def reconstruct(self, pixels: Tensor, chosen: Selection, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, the encoder's tokens ``(B, V, D)`` and the predictions ``(B, M, K * 3)``, for normalised ``pixels (B, 3, T, H, W)``."""

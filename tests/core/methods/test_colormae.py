@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suite3d.image.recipes.encoder import ImageDecoderConfig
-from suite3d.masking import sub_generator
+from suite3d.masking import ColourNoiseConfig, sub_generator
 from suite3d.methods.colormae import ColorMAE, ColorMAEConfig
 from tests.core.methods.joint import batch, gradient_norm, trained, vit
 from tests.core.methods.naive_masked import decode, encode, part, pixel_targets, shaken
@@ -16,11 +16,11 @@ from tests.core.methods.naive_masked import decode, encode, part, pixel_targets,
 COLOURS = ["red", "blue", "green", "purple"]
 
 
-def colormae(colour: str = "green", *, pixels: int = 16, patch: int = 4, **config) -> ColorMAE:
+def colormae(colour: str = "green", *, pixels: int = 16, patch: int = 4, **noise) -> ColorMAE:
     torch.manual_seed(1)
     backbone = vit(clip=(1, pixels, pixels), patch=(1, patch, patch))
     decoder = ImageDecoderConfig(dim=16, depth=1, heads=2).build(backbone)
-    return ColorMAE(backbone, decoder, ColorMAEConfig(**({"colour": colour, "slices": 8, "side": 20} | config)))
+    return ColorMAE(backbone, decoder, ColorMAEConfig(noise=ColourNoiseConfig(**({"colour": colour, "slices": 8, "side": 20} | noise))))
 
 
 def blurred(white: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_noise_is_what_the_colour_says(colour: str) -> None:
     white = torch.randn(8, 20, 20, generator=sub_generator(0, "colour noise")).double()[3]
     narrow, wide = blurred(white, 1.0), blurred(white, 2.5)
     expected = {"red": wide, "blue": white - narrow, "green": narrow - wide, "purple": white - (narrow - wide)}[colour]
-    torch.testing.assert_close(method.bank[3].double(), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(method.noise.bank[3].double(), expected, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -69,8 +69,8 @@ def test_red_masks_clump_and_blue_ones_spread() -> None:
 
 def test_noise_is_a_function_of_the_configuration() -> None:
     first, second = colormae(), colormae()
-    assert torch.equal(first.bank, second.bank) and torch.equal(copy.deepcopy(first).bank, first.bank)
-    assert not torch.equal(first.bank, colormae(noise_seed=1).bank)
+    assert torch.equal(first.noise.bank, second.noise.bank) and torch.equal(copy.deepcopy(first).noise.bank, first.noise.bank)
+    assert not torch.equal(first.noise.bank, colormae(seed=1).noise.bank)
     assert not any("bank" in name or "noise" in name for name in first.state_dict())
     data = batch()
     assert torch.equal(first(data).loss, second(data).loss)
@@ -87,6 +87,6 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="mask ratio"):
         ColorMAEConfig(mask_ratio=1.0)
     with pytest.raises(ValueError, match="narrow < wide"):
-        ColorMAEConfig(blurs=(2.0, 0.8))
+        ColourNoiseConfig(blurs=(2.0, 0.8))
     with pytest.raises(ValueError, match="at least as large as the token grid"):
         colormae(pixels=28, patch=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from suite3d.losses.masked_pixels import normalised_patches, token_mse
-from suite3d.masking import decoded_cells, generators_of, tube_mask
+from suite3d.masking import ColourNoiseConfig, decoded_cells, generators_of, tube_mask
 from suite3d.nn.decoder import SelfDecoder
 from suite3d.nn.patch_embed import patchify
 from suite3d.nn.positions import Positions
@@ -251,7 +251,7 @@ def test_colour_noise_hides_tubes_that_clump_or_spread():
     backbone = encoder(clip=(8, 128, 128), dim=16, depth=1, heads=2)  # 16 x 16 places
     seeds, neighbours = list(range(8)), {}
     for kind in ("tube", "red", "green", "blue"):
-        colour = {} if kind == "tube" else {"mask": "colour_noise", "colour": kind, "noise_slices": 16}
+        colour = {} if kind == "tube" else {"mask": "colour_noise", "noise": ColourNoiseConfig(colour=kind, slices=16)}
         method = VideoMAE(backbone, decoder(backbone), VideoMAEConfig(mask_ratio=0.75, **colour))
         mask = method.mask(seeds, torch.device("cpu")).view(8, 4, 16, 16)
         assert (mask == mask[:, :1]).all() and (mask[:, 0].flatten(1).sum(1) == 192).all(), "the same 192 places at all times"
@@ -261,13 +261,13 @@ def test_colour_noise_hides_tubes_that_clump_or_spread():
         assert chosen.visible.shape == (8, 4 * 64) and chosen.decoded.shape == (8, 4 * 192)
         assert not any("noise" in name for name in method.state_dict())
     assert neighbours["red"] > neighbours["green"] > neighbours["tube"] > neighbours["blue"]
-    with pytest.raises(ValueError, match="noise_slices"):
-        VideoMAEConfig(noise_slices=0)
+    with pytest.raises(ValueError, match="slice"):
+        ColourNoiseConfig(slices=0)
 
 
 def test_colour_noise_learns():
     backbone = encoder()
-    method = VideoMAE(backbone, decoder(backbone), VideoMAEConfig(mask_ratio=0.75, mask="colour_noise", noise_slices=16))
+    method = VideoMAE(backbone, decoder(backbone), VideoMAEConfig(mask_ratio=0.75, mask="colour_noise", noise=ColourNoiseConfig(slices=16)))
     output = method(batch(2))
     output.loss.backward()
     assert torch.isfinite(output.loss) and backbone.blocks[0].attn.qkv.weight.grad.abs().sum() > 0

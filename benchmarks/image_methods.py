@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from suite3d.config import ConfigError
-from suite3d.engine.files import write_json
+from suite3d.engine.files import read_json_lines, write_json
 from suite3d.engine.order import seed_everything
 from suite3d.evaluate import protocols
 from suite3d.evaluate.linear import LinearConfig
@@ -149,7 +149,9 @@ def one(recipe: Recipe, data: str, folder: Path, seed: int, steps: int) -> dict[
     start = time.process_time()
     run(config)
     seconds = time.process_time() - start
+    news = [row["message"] for row in read_json_lines(config.run.dir / "metrics.jsonl") if row["kind"] == "event"]
     found = {"encoder": kind, "cpu_ms_per_step": round(1000 * seconds / steps, 1), **score(load_frozen(config.run.dir), config, seed)}
+    found["monitor"] = [message for message in news if "collapse" in message]
     write_json(kept, found)
     return found
 
@@ -215,10 +217,12 @@ def main() -> None:
     for name, found in sorted(rows.items(), key=lambda item: -float(np.mean([seed["knn"] for seed in item[1]]))):
         knn, linear = ([seed[key] for seed in found] for key in ("knn", "linear"))
         worse = np.mean(knn) < chance[found[0]["encoder"]]
-        note = NOTES.get(name, "") + (" below random features" if worse and not name.startswith("random") else "")
-        table.append(
-            [name, found[0]["encoder"], str(mean_interval(knn)), str(mean_interval(linear)), f"{found[0]['cpu_ms_per_step']:.0f}", note.strip()]
+        note = "; ".join(
+            [NOTES[name]] * (name in NOTES)
+            + ["below random features"] * bool(worse and not name.startswith("random"))
+            + ["the monitor called a collapse"] * any(seed.get("monitor") for seed in found)
         )
+        table.append([name, found[0]["encoder"], str(mean_interval(knn)), str(mean_interval(linear)), f"{found[0]['cpu_ms_per_step']:.0f}", note])
     print_table({"columns": ["method", "encoder", "kNN top-1, %", "linear top-1, %", "CPU ms a step", "note"], "rows": table})
     for name, reason in left_out.items():
         print(f"{name} left out: {reason}")

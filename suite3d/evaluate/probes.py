@@ -1,4 +1,4 @@
-"""Frozen-feature probes that need features and labels and nothing else: kNN, ridge, logistic, and one that runs while training.
+"""Frozen-feature probes that need features and labels and nothing else: kNN, ridge, logistic.
 
 All are deterministic. A probe score means nothing without its protocol, so each result carries the number of rows, the
 class counts and the chance level it has to be read against.
@@ -6,7 +6,6 @@ class counts and the chance level it has to be read against.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -185,60 +184,6 @@ def probe_scores(
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` of the items, evenly over the list: of items sorted by class, about as many of each."""
     return list(items) if len(items) <= count else [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
-
-
-class OnlineProbe:
-    """A ridge probe on the most recent features of a training run.
-
-    Rows go into two queues of fixed size, one to fit and one to score. A group (a scan, a clip) always stays on the side it
-    first went to, so neighbouring rows of one sample never sit on both; without groups whole calls alternate.
-
-    Args:
-        classes: number of classes K; labels are in [0, K), negative labels are left out.
-        capacity: rows kept per side.
-        min_rows: fewest rows a side needs before :meth:`score` answers.
-        penalty: of :func:`fit_ridge`.
-    """
-
-    def __init__(self, classes: int, *, capacity: int = 4096, min_rows: int = 64, penalty: float = 1e-3) -> None:
-        if classes < 2 or capacity < min_rows:
-            raise ValueError(f"expected at least 2 classes and capacity >= min_rows, got {classes} classes, capacity {capacity}, min_rows {min_rows}")
-        self.classes, self.capacity, self.min_rows, self.penalty = classes, capacity, min_rows, penalty
-        self._sides: dict[str, int] = {}
-        self._calls = 0
-        self._queues: tuple[deque[tuple[Tensor, Tensor]], deque[tuple[Tensor, Tensor]]] = (deque(), deque())
-
-    def add(self, features: Tensor, labels: Tensor | None, *, group: str | None = None) -> None:
-        """Queue ``(N, C)`` features with ``(N,)`` int64 labels; ``labels=None`` (data without labels) queues nothing."""
-        if labels is None:
-            return
-        if features.ndim != 2 or labels.shape != features.shape[:1]:
-            raise ValueError(f"expected features (N, C) and labels (N,), got {tuple(features.shape)} and {tuple(labels.shape)}")
-        known = (labels >= 0) & torch.isfinite(features).all(dim=1)
-        rows = (features.detach()[known].float().cpu(), labels.detach()[known].cpu().long())
-        if not len(rows[1]):
-            return
-        if group is None:
-            side = self._calls % 2
-            self._calls += 1
-        else:
-            side = self._sides.setdefault(group, len(self._sides) % 2)
-        queue = self._queues[side]
-        queue.append((rows[0][-self.capacity :], rows[1][-self.capacity :]))
-        excess = sum(len(part[1]) for part in queue) - self.capacity
-        while excess > 0:
-            oldest, targets = queue.popleft()
-            if len(targets) > excess:
-                queue.appendleft((oldest[excess:], targets[excess:]))
-            excess -= len(targets)
-
-    def score(self) -> ProbeScore | None:
-        """Fit on one side and score on the other; None without enough labelled rows, or with fewer than two classes on a side."""
-        sides = [(torch.cat([part[0] for part in queue]), torch.cat([part[1] for part in queue])) for queue in self._queues if queue]
-        if len(sides) < 2 or any(len(labels) < self.min_rows or len(labels.unique()) < 2 for _, labels in sides):
-            return None
-        (train, train_labels), (test, test_labels) = sides
-        return ridge_probe(train, train_labels, test, test_labels, classes=self.classes, penalty=self.penalty)
 
 
 def _check(features: Tensor, labels: Tensor, classes: int) -> None:

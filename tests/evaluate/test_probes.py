@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suite3d.evaluate.probes import OnlineProbe, fit_logistic, fit_ridge, knn_predict, knn_probe, logistic_probe, ridge_probe, score_predictions
+from suite3d.evaluate.probes import fit_logistic, fit_ridge, knn_predict, knn_probe, logistic_probe, ridge_probe, score_predictions
 
 
 def clusters(n, classes=4, c=12, noise=0.5, seed=0):
@@ -80,51 +80,6 @@ def test_balanced_accuracy_is_not_fooled_by_the_majority():
     assert np.isnan(score.per_class[2]) and "chance 50.0 %" in str(score)
 
 
-def test_online_probe_learns_and_forgets():
-    probe = OnlineProbe(4, capacity=300, min_rows=50)
-    assert probe.score() is None
-    for i in range(20):
-        probe.add(torch.randn(40, 12, generator=torch.Generator().manual_seed(i)), clusters(40, seed=i)[1])
-    assert probe.score().balanced_accuracy < 0.45
-    for i in range(20):
-        probe.add(*clusters(40, noise=0.2, seed=i))
-    score = probe.score()
-    assert score.balanced_accuracy > 0.97 and score.train_rows == score.test_rows == 300
-
-
-def test_online_probe_never_has_a_group_on_both_sides():
-    # The features name the scan and labels are random per scan: memorising scans must not help.
-    generator = torch.Generator().manual_seed(0)
-    probe = OnlineProbe(2, capacity=4000, min_rows=50)
-    names = torch.randn(24, 48, generator=generator)
-    labels = torch.randint(2, (24,), generator=generator)
-    for _epoch in range(3):
-        for scan in range(24):
-            probe.add(names[scan] + 0.01 * torch.randn(16, 48, generator=generator), labels[scan].repeat(16), group=f"scan{scan}")
-    assert probe.score().balanced_accuracy < 0.85
-    leaking = OnlineProbe(2, capacity=4000, min_rows=50)
-    for _epoch in range(2):
-        for scan in range(24):
-            for _ in range(2):
-                leaking.add(names[scan] + 0.01 * torch.randn(8, 48, generator=generator), labels[scan].repeat(8))
-    assert leaking.score().balanced_accuracy > 0.95
-
-
-def test_online_probe_without_labels_is_silent():
-    probe = OnlineProbe(3, min_rows=4)
-    probe.add(torch.randn(8, 4), None)
-    probe.add(torch.randn(8, 4), torch.full((8,), -1))
-    probe.add(torch.full((8, 4), float("nan")), torch.zeros(8, dtype=torch.long))
-    assert probe.score() is None
-    probe.add(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))
-    probe.add(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))
-    assert probe.score() is None  # one class
-
-
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         fit_ridge(torch.zeros(2, 3), torch.tensor([0, 2]), classes=2)
-    with pytest.raises(ValueError, match="labels"):
-        OnlineProbe(2).add(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long))
-    with pytest.raises(ValueError, match="at least 2 classes"):
-        OnlineProbe(1)

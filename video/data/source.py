@@ -14,7 +14,7 @@ from suite3d.image.views import LUMA, ViewConfig, draw_box, draw_color
 from suite3d.source import BadSample
 from suite3d.video.data.batch import ClipBatch
 from suite3d.video.data.lists import VideoItem
-from suite3d.video.data.reader import probe_video, read_frames
+from suite3d.video.data.reader import count_frames, read_frames
 
 Sampling = Literal["random", "uniform"]
 
@@ -85,7 +85,7 @@ class ClipSource:
             item = self.items[index]
             count = item.frames
             if count is None:
-                count = 1 if item.kind == "image" else probe_video(item.path, reader=self.reader).frames - item.start
+                count = 1 if item.kind == "image" else count_frames(item.path, reader=self.reader) - item.start
             if count < 1:
                 raise BadSample(item.path, f"no frame at or after frame {item.start}")
             self._lengths[index] = count

@@ -16,7 +16,7 @@ from suite3d.pointcloud.data.objects.sets import NORMALS
 class ObjectViewConfig:
     """One view; the defaults change nothing but the number of points and the scale.
 
-    In this order: unit sphere, crop (and unit sphere again), turn about z, stretch and shift, dropout, jitter, ``points`` of what is left.
+    In this order: unit sphere, crop (and unit sphere again), turn about z, stretch and shift, dropout, ``points`` of what is left, jitter.
 
     Attributes:
         points: points of the view, drawn at random without repetition; where fewer are left they are repeated as evenly as can be.

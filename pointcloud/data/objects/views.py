@@ -75,7 +75,7 @@ def draw_view(frame: Frame, config: ObjectViewConfig, rng: np.random.Generator) 
 def unit_sphere(frame: Frame) -> Frame:
     """The mean at the origin, the furthest point at distance 1 (an object of one place stays a point)."""
     centred = frame.xyz - frame.xyz.mean(axis=0, dtype=np.float64).astype(np.float32)
-    radius = float(np.linalg.norm(centred, axis=1).max())
+    radius = float(np.sqrt(np.einsum("nd,nd->n", centred, centred).max()))
     return replace(frame, xyz=centred / np.float32(radius) if radius > 1e-12 else centred)
 
 
@@ -90,7 +90,7 @@ def crop(xyz: NDArray[np.float32], share: float, shape: Literal["ball", "half_sp
         distance = np.square(xyz - xyz[rng.integers(len(xyz))]).sum(axis=1)
     else:
         distance = -(xyz @ rng.standard_normal(3).astype(np.float32))  # the length of the direction does not change the order
-    return np.sort(np.argsort(distance, kind="stable")[:count])
+    return np.sort(np.argpartition(distance, count - 1)[:count])
 
 
 def choose(available: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -140,12 +140,13 @@ class PointMAE(nn.Module):
             seen = (patches.points[place, visible[place], :, :3] + center[visible[place], None]).reshape(-1, 3).cpu()
             made = (predicted[place].float() + center[hidden[place], None]).reshape(-1, 3).cpu()
             whole = cloud_of(batch.views[0], place)
+            middle = whole.mean(dim=0)
+            radius = float((whole - middle).norm(dim=1).max().clamp(min=1e-6))
+            parts = {"original": whole, "visible": seen, "predicted": made, "together": torch.cat([seen, made])}
             rows.append(
                 [
-                    CloudCell(points=whole.numpy(), label="original"),
-                    CloudCell(points=seen.numpy(), label="visible"),
-                    CloudCell(points=made.numpy(), label="predicted", color=PREDICTED),
-                    CloudCell(points=torch.cat([seen, made]).numpy(), label="together"),
+                    CloudCell(points=((points - middle) / radius).numpy(), label=name, color=PREDICTED if name == "predicted" else None)
+                    for name, points in parts.items()
                 ]
             )
         return {"reconstruction": draw_clouds(rows, title="Point-MAE: hidden patches and their reconstruction")}

@@ -20,7 +20,7 @@ class CloudCell:
     """One cloud of a sheet.
 
     Attributes:
-        points: ``(N, 3)``, in the unit sphere about the origin or somewhat beyond; None = an empty cell.
+        points: ``(N, 3)``, in the unit sphere about the origin (what lies further out may be cut); None = an empty cell.
         color: one colour for all points; None = by height.
         label: a word above it.
     """
@@ -56,5 +56,6 @@ def _draw_cell(cell: CloudCell, side: int) -> NDArray[np.uint8]:
         points = np.asarray(cell.points, dtype=np.float64)
         order = np.argsort(-points[:, 1], kind="stable")  # the far ones first
         colors = height_colors(points[order, 2]) if cell.color is None else np.asarray(cell.color)
-        canvas.points(points[order] @ _AXES * (0.46 * side) + (side / 2, HEAD + side / 2), colors, size=1.9)
+        size = float(np.clip(55 / np.sqrt(len(points)), 1.7, 3.5))  # few points are drawn larger
+        canvas.points(points[order] @ _AXES * (0.46 * side) + (side / 2, HEAD + side / 2), colors, size=size)
     return canvas.image()

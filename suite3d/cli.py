@@ -16,7 +16,7 @@ suite3d evaluate RUN [key=value ...]                           evaluate a fine-t
 suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what frozen features of videos, images or objects are worth
 suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture, video, scan or object of a folder
 suite3d show RUN                                               what happened in a run; writes report.html
-suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, VideoMAE, transformers or timm
+suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, Point-MAE, VideoMAE, transformers or timm
 suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
 suite3d data check LIST_OR_FOLDER [workers=N] [key=value ...]  which videos can be used; writes quarantine.jsonl
 suite3d data transcode SRC OUT [short_side=256] [gop=16] [key=value ...]
@@ -150,12 +150,18 @@ def _show(rest: Sequence[str]) -> int:
 def _export(rest: Sequence[str]) -> int:
     from suite3d.recipes import modality_of
 
-    (run, out), options = _split(rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm]")
+    (run, out), options = _split(
+        rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm|point_mae]"
+    )
     modality = modality_of(Path(run))
     if modality == "video":
         from suite3d.video.interop import export_run as export_video
 
         print(export_video(Path(run), Path(out), options))
+    elif modality == "object clouds":
+        from suite3d.pointcloud.interop.point_mae import export_objects
+
+        print(export_objects(Path(run), Path(out), options))
     else:
         from suite3d.pointcloud.interop.export import export_run
 

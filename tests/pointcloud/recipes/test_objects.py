@@ -13,6 +13,8 @@ from suite3d.cli import main
 from suite3d.engine.files import read_json_lines
 from suite3d.pointcloud.data.objects.source import ObjectSource
 from suite3d.pointcloud.data.objects.synthetic import ShapeConfig, Shapes
+from suite3d.pointcloud.encoders.point_patch import PointPatchTransformer
+from suite3d.pointcloud.interop.point_mae import load_point_mae
 from suite3d.pointcloud.recipes.objects.evaluate import load_frozen
 from suite3d.pointcloud.recipes.objects.probe import plain_view
 
@@ -92,11 +94,22 @@ def test_a_folder_with_a_broken_file_from_start_to_end(tmp_path: Path, run: Path
     assert len(found["features"]) == 8 and "broken.npy" in found["skipped"][0]
 
 
+def test_export_is_a_point_mae_file_and_comes_back(run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), str(tmp_path / "out.pth"), "layout=point_mae"]) == 0
+    state = torch.load(tmp_path / "out.pth", weights_only=True)["base_model"]
+    assert state["MAE_encoder.encoder.first_conv.0.weight"].shape == (8, 3, 1) and all(name.startswith("MAE_encoder.") for name in state)
+    encoder = load_frozen(run)
+    fresh = PointPatchTransformer(encoder.config)
+    assert load_point_mae(fresh, tmp_path / "out.pth", minimum=1.0).share == 1.0
+    assert all(torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), fresh.state_dict().values()))
+
+
 def test_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     np.save(bare / "a.npy", np.random.default_rng(0).standard_normal((50, 3)))
     for arguments, text in (
+        (["export", str(run), str(tmp_path / "o.pth"), "layout=timm"], "layout expected one of point_mae"),
         (["evaluate", str(run), "attentive"], "unknown protocol 'attentive'"),
         (["evaluate", str(run), "knn", f"data.root={bare}"], "labels of two classes"),
         (["evaluate", str(run), "knn", "data.rot=x"], "data.rot"),

@@ -37,9 +37,10 @@ def space_block_mask(
 
     Source: Yang et al., "UniPAD", CVPR 2024, mask generator.
     """
-    sides = torch.as_tensor(block, dtype=torch.float64).expand(coords.shape[1] if not isinstance(block, Sequence) else len(block))
-    if coords.ndim != 2 or len(sides) != coords.shape[1] or not bool((sides > 0).all()):
-        raise ValueError(f"space_block_mask expected (N, D) coordinates and D positive block sides, got {tuple(coords.shape)} and {sides.tolist()}")
+    lengths = list(block) if isinstance(block, Sequence) else [block] * coords.shape[-1]
+    if coords.ndim != 2 or len(lengths) != coords.shape[1] or min(lengths) <= 0:
+        raise ValueError(f"space_block_mask expected (N, D) coordinates and D positive block sides, got {tuple(coords.shape)} and {lengths}")
+    sides = torch.tensor(lengths, dtype=torch.float64)
     places = _places("space_block_mask", coords)
 
     def draw(tokens: int, generator: torch.Generator, rows: slice) -> Tensor:

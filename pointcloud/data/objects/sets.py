@@ -43,15 +43,16 @@ class ObjectSet(FrameDataset):
 
 
 class ObjectFolder(ObjectSet):
-    """Every object file under a folder, in natural order; class folders are the classes.
+    """Every object file under a folder, in natural order; the first folders below the root are the classes, where there are two and no file
+    lies outside of them.
 
     Files: ``.npy`` and ``.npz`` arrays, ``.ply`` and ``.pcd`` points, ``.txt`` / ``.xyz`` / ``.pts`` tables of numbers (ModelNet40's resampled
     files among them), ``.off`` meshes, of which ``mesh_points`` are drawn evenly over the surface, the same ones every time. Tables have the
     columns x y z, or x y z nx ny nz.
 
     Splits, the first that is there: folders ``train`` and ``test`` (or ``val``) at the root; lists ``*train.txt`` and ``*test.txt`` at the
-    root with a name of a file a line (ModelNet40 resampled); folders ``train`` and ``test`` in every class folder (ModelNet as published).
-    Without any all files are for training.
+    root with a name of a file a line (ModelNet40 resampled; of several the longest); folders ``train`` and ``test`` in every class folder
+    (ModelNet as published). Without any all files are for training.
 
     Args:
         root: the folder.
@@ -180,6 +181,7 @@ def _part(root: Path, part: Literal["train", "val"], *, divided: bool) -> list[P
     files = sorted(found, key=natural_key)
     if divided:
         return files
+    lists.sort(key=lambda path: path.stat().st_size)  # ModelNet40's folder also holds ModelNet10's lists
     named = {path.stem.lower().split("_")[-1]: path for path in lists}
     if any(name in named for name in SPLIT_NAMES["train"]):
         chosen = next((named[name] for name in SPLIT_NAMES[part] if name in named), None)

@@ -84,6 +84,10 @@ def test_bad_input():
     for bad in ((4, 3), (4, 3, 0), -1.0):
         with pytest.raises(ValueError, match="block sides"):
             space_block_mask(CELLS, OFFSETS, bad, 0.5, generators)
+    with pytest.raises(ValueError, match="coordinates"):
+        space_block_mask(METRES[:, 0], OFFSETS, 1.0, 0.5, generators)
+    with pytest.raises(ValueError, match="coordinates"):
+        nearest_mask(METRES[:, 0], OFFSETS, 0.5, generators)
     broken = METRES.clone()
     broken[3, 1] = torch.nan
     with pytest.raises(ValueError, match="finite"):

@@ -84,6 +84,8 @@ def test_splits_of_the_three_layouts(tmp_path):
         write_cloud(lists / name.split("_")[0] / f"{name}.txt", normals=True)
     (lists / "modelnet40_train.txt").write_text("cup_0001\ncar_0001\n")
     (lists / "modelnet40_test.txt").write_text("cup_0002\ncar_0002\n")
+    (lists / "modelnet10_train.txt").write_text("cup_0001\n")
+    (lists / "modelnet10_test.txt").write_text("cup_0002\n")
     (lists / "modelnet40_shape_names.txt").write_text("car\ncup\n")
     inner = tmp_path / "modelnet"  # ModelNet: class/split/file
     outer = tmp_path / "outer"  # split/class/file

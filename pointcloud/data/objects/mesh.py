@@ -1,4 +1,4 @@
-"""Triangle meshes of objects: the OFF format, and points drawn evenly over the surface."""
+"""Triangle meshes of objects: the OFF and OBJ formats, and points drawn evenly over the surface."""
 
 from __future__ import annotations
 
@@ -77,10 +77,7 @@ def read_off(path: Path) -> Mesh:
     Raises:
         BadSample: unreadable, truncated, no OFF file, or a face of vertices that are not there.
     """
-    try:
-        lines = [text for line in path.read_text(encoding="ascii", errors="replace").splitlines() if (text := line.split("#", 1)[0].strip())]
-    except OSError as error:
-        raise BadSample(path, f"unreadable: {error.strerror or error}") from error
+    lines = _lines(path)
     if not lines or not lines[0].startswith("OFF"):
         raise BadSample(path, "not an OFF file: it does not start with OFF")
     lines = [lines[0][3:].strip(), *lines[1:]] if lines[0] != "OFF" else lines[1:]
@@ -90,21 +87,69 @@ def read_off(path: Path) -> Mesh:
             raise ValueError("no line with the numbers of vertices and faces")
         if len(lines) < 1 + sum(counts):
             raise ValueError(f"expected {counts[0]} vertices and {counts[1]} faces, got {len(lines) - 1} lines: truncated")
-        vertices = np.array([line.split()[:3] for line in lines[1 : 1 + counts[0]]], dtype=np.float64).reshape(-1, 3)
+        vertices = _vertices([line.split()[:3] for line in lines[1 : 1 + counts[0]]])
         faces = _triangles(lines[1 + counts[0] : 1 + sum(counts)])
     except ValueError as error:
         raise BadSample(path, str(error)) from error
+    return _checked(path, vertices, faces)
+
+
+def read_obj(path: Path) -> Mesh:
+    """Mesh of a Wavefront OBJ file (ShapeNet): its ``v`` and ``f`` lines; polygons become fans of triangles, everything else is left out.
+
+    Raises:
+        BadSample: unreadable, no vertex or face, words where numbers stand, or a face of vertices that are not there.
+    """
+    vertices: list[list[str]] = []
+    faces: list[tuple[int, int, int]] = []
+    try:
+        for line in _lines(path):
+            kind, *words = line.split()
+            if kind == "v":
+                vertices.append(words[:3])
+            elif kind == "f":
+                numbers = [int(word.split("/", 1)[0]) for word in words]  # vertex/texture/normal, from 1; negative ones count back from here
+                if 0 in numbers:
+                    raise ValueError("a face names vertex 0, they count from 1")
+                faces += _fan([number - 1 if number > 0 else len(vertices) + number for number in numbers])
+        if not vertices or not faces:
+            raise ValueError(f"expected v and f lines, got {len(vertices)} vertices and {len(faces)} triangles")
+        return _checked(path, _vertices(vertices), np.array(faces, dtype=np.int64))
+    except ValueError as error:
+        raise BadSample(path, str(error)) from error
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that say something, without comments. Raises BadSample."""
+    try:
+        return [text for line in path.read_text(encoding="ascii", errors="replace").splitlines() if (text := line.split("#", 1)[0].strip())]
+    except OSError as error:
+        raise BadSample(path, f"unreadable: {error.strerror or error}") from error
+
+
+def _vertices(rows: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    short = next((row for row in rows if len(row) < 3), None)
+    if short is not None:
+        raise ValueError(f"a vertex of {len(short)} coordinates, expected x y z")
+    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+
+
+def _checked(path: Path, vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Mesh:
     if len(faces) and (faces.min() < 0 or faces.max() >= len(vertices)):
-        raise BadSample(path, f"a face names vertex {int(faces.max())}, there are {len(vertices)}")
+        raise BadSample(path, f"faces name vertices {int(faces.min())} to {int(faces.max())}, counted from 0; there are {len(vertices)}")
     return Mesh(vertices, faces)
 
 
 def _triangles(lines: Sequence[str]) -> NDArray[np.int64]:
-    rows = [line.split() for line in lines]
-    fans = []
-    for row in rows:
+    """Triangles of the face lines of an OFF file: how many corners, then their numbers."""
+    fans: list[tuple[int, int, int]] = []
+    for row in (line.split() for line in lines):
         corners = [int(word) for word in row[1 : 1 + int(row[0])]]
         if len(corners) != int(row[0]):
             raise ValueError(f"a face of {row[0]} corners names {len(corners)}")
-        fans += [(corners[0], second, third) for second, third in zip(corners[1:], corners[2:], strict=False)]
+        fans += _fan(corners)
     return np.array(fans, dtype=np.int64).reshape(-1, 3)
+
+
+def _fan(corners: Sequence[int]) -> list[tuple[int, int, int]]:
+    return [(corners[0], second, third) for second, third in zip(corners[1:], corners[2:], strict=False)]

@@ -14,10 +14,10 @@ from suite3d.image.decode import natural_key
 from suite3d.pointcloud.data.dataset import FrameDataset
 from suite3d.pointcloud.data.files import load_points
 from suite3d.pointcloud.data.frame import Frame
-from suite3d.pointcloud.data.objects.mesh import read_off, sample_surface
+from suite3d.pointcloud.data.objects.mesh import read_obj, read_off, sample_surface
 from suite3d.source import SPLIT_NAMES, BadSample, find_split
 
-SUFFIXES = (".npy", ".npz", ".ply", ".pcd", ".off", ".txt", ".xyz", ".pts")
+SUFFIXES = (".npy", ".npz", ".ply", ".pcd", ".off", ".obj", ".txt", ".xyz", ".pts")
 NORMALS = ("nx", "ny", "nz")
 Up = Literal["x", "y", "z"]
 _UPRIGHT = {"x": (1, 2, 0), "y": (2, 0, 1), "z": (0, 1, 2)}  # cyclic, so no mirror image
@@ -47,8 +47,8 @@ class ObjectFolder(ObjectSet):
     lies outside of them.
 
     Files: ``.npy`` and ``.npz`` arrays, ``.ply`` and ``.pcd`` points, ``.txt`` / ``.xyz`` / ``.pts`` tables of numbers (ModelNet40's resampled
-    files among them), ``.off`` meshes, of which ``mesh_points`` are drawn evenly over the surface, the same ones every time. Tables have the
-    columns x y z, or x y z nx ny nz.
+    files among them), ``.off`` and ``.obj`` meshes, of which ``mesh_points`` are drawn evenly over the surface, the same ones every time.
+    Tables have the columns x y z, or x y z nx ny nz.
 
     Splits, the first that is there: folders ``train`` and ``test`` (or ``val``) at the root; lists ``*train.txt`` and ``*test.txt`` at the
     root with a name of a file a line (ModelNet40 resampled; of several the longest); folders ``train`` and ``test`` in every class folder
@@ -132,9 +132,9 @@ def has_split(root: Path) -> bool:
 def read_object(path: Path, *, mesh_points: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Points ``(N, 3)`` of a file, and their unit normals where it has them. Raises BadSample."""
     suffix = path.suffix.lower()
-    if suffix == ".off":
+    if suffix in (".off", ".obj"):
         try:
-            return sample_surface(read_off(path), mesh_points, np.random.default_rng(seed))
+            return sample_surface((read_off if suffix == ".off" else read_obj)(path), mesh_points, np.random.default_rng(seed))
         except ValueError as error:
             raise BadSample(path, str(error)) from error
     if suffix in (".ply", ".pcd", ".npz"):

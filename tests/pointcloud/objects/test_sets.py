@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from suite3d.pointcloud.data.objects.catalogue import CATALOGUE
-from suite3d.pointcloud.data.objects.mesh import Mesh, read_off, sample_surface
+from suite3d.pointcloud.data.objects.mesh import Mesh, read_obj, read_off, sample_surface
 from suite3d.pointcloud.data.objects.primitives import box, superquadric, supertoroid
 from suite3d.pointcloud.data.objects.sets import NORMALS, ObjectFolder, has_split
 from suite3d.pointcloud.data.objects.synthetic import ShapeConfig, Shapes
@@ -121,6 +121,12 @@ BROKEN = {
     "corner.off": "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 9\n",
     "flat.off": "OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n",
     "words.off": "OFF\n3 1 0\n0 0 0\n1 zero 0\n0 1 0\n3 0 1 2\n",
+    "none.obj": "# nothing\nvn 0 0 1\n",
+    "far.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n",
+    "zero.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n",
+    "back.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf -1 -2 -4\n",
+    "words.obj": "v 0 zero 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+    "short.obj": "v 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
     "ragged.txt": "1 2 3\n1 2\n",
     "wide.txt": "1 2 3 4 5\n1 2 3 4 5\n",
     "nan.txt": "1 2 nan\n1 2 3\n",
@@ -164,6 +170,21 @@ def test_off_meshes_are_sampled_by_area(tmp_path):
     assert (points[:, 0] > 4).mean() == pytest.approx(0.75, abs=0.001)
     inside = points[points[:, 0] < 4]
     np.testing.assert_allclose(inside.mean(axis=0), [1 / 3, 1 / 3, 0], atol=0.02)  # uniform: at the centroid
+
+
+def test_obj_is_the_same_mesh(tmp_path):
+    lines = CUBE.splitlines()
+    vertices, faces = lines[2:10], [line.split()[1:] for line in lines[10:]]
+    slashed = [" ".join(f"{int(word) + 1}/7/{int(word) + 1}" for word in face) for face in faces[:3]]
+    backwards = [" ".join(str(int(word) - 8) for word in face) for face in faces[3:]]  # -1 is the last vertex
+    text = "\n".join(
+        ["# a cube", "mtllib x.mtl", *(f"v {line}" for line in vertices), "vn 0 0 1", "s off", *(f"f {face}" for face in slashed + backwards)]
+    )
+    (tmp_path / "cube.obj").write_text(text)
+    (tmp_path / "cube.off").write_text(CUBE)
+    mesh, twin = read_obj(tmp_path / "cube.obj"), read_off(tmp_path / "cube.off")
+    assert np.array_equal(mesh.vertices, twin.vertices) and np.array_equal(mesh.faces, twin.faces)
+    assert len(ObjectFolder(tmp_path, mesh_points=50).frame(0).xyz) == 50
 
 
 def test_primitives_are_closed_surfaces_that_look_outwards():

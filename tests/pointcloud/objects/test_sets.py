@@ -121,6 +121,8 @@ BROKEN = {
     "corner.off": "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 9\n",
     "flat.off": "OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n",
     "words.off": "OFF\n3 1 0\n0 0 0\n1 zero 0\n0 1 0\n3 0 1 2\n",
+    "plane.off": "OFF\n3 1 0\n0 0\n1 0\n0 1\n3 0 1 0\n",
+    "plane.obj": "v 0 0\nv 1 0\nv 0 1\nf 1 2 1\n",
     "none.obj": "# nothing\nvn 0 0 1\n",
     "far.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 4\n",
     "zero.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n",

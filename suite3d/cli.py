@@ -13,10 +13,10 @@ USAGE = """\
 suite3d pretrain RECIPE [key=value ...] [config=FILE.yaml]     self-supervised pretraining
 suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=value ...]
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
-suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video or image run are worth
-suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture or video of a folder
+suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what frozen features of videos, images or objects are worth
+suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture, video, scan or object of a folder
 suite3d show RUN                                               what happened in a run; writes report.html
-suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, VideoMAE, transformers or timm
+suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, Point-MAE, VideoMAE, transformers or timm
 suite3d data make-street OUT [format=kitti|nuscenes|video] [key=value ...]
 suite3d data check LIST_OR_FOLDER [workers=N] [key=value ...]  which videos can be used; writes quarantine.jsonl
 suite3d data transcode SRC OUT [short_side=256] [gop=16] [key=value ...]
@@ -90,11 +90,15 @@ def _evaluate(rest: Sequence[str]) -> int:
     frozen = overrides.pop(0).split(",") if overrides and "=" not in overrides[0] else []
     modality = modality_of(Path(run))
     if modality == "LiDAR" and frozen:
-        raise ConfigError(f"{run} is a LiDAR run: {', '.join(frozen)} evaluate encoders of clips and images")
+        raise ConfigError(f"{run} is a LiDAR run: {', '.join(frozen)} evaluate encoders of clips, images and object clouds")
     if modality == "image":
         from suite3d.image.recipes.evaluate import evaluate_images
 
         result = evaluate_images(Path(run), frozen or ["knn", "linear"], overrides)
+    elif modality == "object clouds":
+        from suite3d.pointcloud.recipes.objects.evaluate import evaluate_objects
+
+        result = evaluate_objects(Path(run), frozen or ["knn", "linear"], overrides)
     elif frozen:
         from suite3d.video.recipes.frozen import evaluate_frozen
 
@@ -116,10 +120,14 @@ def _embed(rest: Sequence[str]) -> int:
 
     (run, out), overrides = _split(rest, 2, "embed RUN OUT.npz [data.root=FOLDER] [key=value ...]")
     modality = modality_of(Path(run))
-    if modality not in ("image", "video"):
-        raise ConfigError(f"{run}: embed expects a run on pictures or videos")
+    if modality not in ("image", "video", "LiDAR", "object clouds"):
+        raise ConfigError(f"{run}: embed expects a run on pictures, videos, LiDAR scans or object clouds")
     if modality == "image":
         from suite3d.image.recipes.embed import embed_images as embed
+    elif modality == "LiDAR":
+        from suite3d.pointcloud.recipes.embed import embed_scans as embed
+    elif modality == "object clouds":
+        from suite3d.pointcloud.recipes.objects.embed import embed_objects as embed
     else:
         from suite3d.video.recipes.embed import embed_videos as embed
     print(embed(Path(run), Path(out), overrides))
@@ -142,12 +150,18 @@ def _show(rest: Sequence[str]) -> int:
 def _export(rest: Sequence[str]) -> int:
     from suite3d.recipes import modality_of
 
-    (run, out), options = _split(rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm]")
+    (run, out), options = _split(
+        rest, 2, "export RUN OUT [layout=spconv2|spconv1|videomae|videomae_finetuned|transformers|transformers_v5|timm|point_mae]"
+    )
     modality = modality_of(Path(run))
     if modality == "video":
         from suite3d.video.interop import export_run as export_video
 
         print(export_video(Path(run), Path(out), options))
+    elif modality == "object clouds":
+        from suite3d.pointcloud.interop.point_mae import export_objects
+
+        print(export_objects(Path(run), Path(out), options))
     else:
         from suite3d.pointcloud.interop.export import export_run
 

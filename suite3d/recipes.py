@@ -46,6 +46,7 @@ class Recipe:
 
 _PRETRAIN = "suite3d.pointcloud.recipes.pretrain"
 _JOINT = "suite3d.pointcloud.recipes.joint"
+_OBJECTS = "suite3d.pointcloud.recipes.objects.pretrain"
 _FINETUNE = "suite3d.pointcloud.recipes.finetune"
 _VIDEO = "suite3d.video.recipes.pretrain"
 _LATENT = "suite3d.video.recipes.latent"
@@ -108,6 +109,26 @@ RECIPES = (
         target=f"{_JOINT}:LidarMVDHELRecipe",
         needs="sequences with poses and camera pictures",
         checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="object_dino",
+        stage="pretrain",
+        modality="object clouds",
+        family="self-distillation",
+        paper="DINO, ICCV 2021 (lifted to object clouds)",
+        target=f"{_OBJECTS}:ObjectDINORecipe",
+        needs="objects only",
+        checked="loss equal to the definition",
+    ),
+    Recipe(
+        name="point_mae",
+        stage="pretrain",
+        modality="object clouds",
+        family="masked modelling",
+        paper="Point-MAE, ECCV 2022",
+        target=f"{_OBJECTS}:PointMAERecipe",
+        needs="objects only",
+        checked="loss and names equal to the definition",
     ),
     Recipe(
         name="videomae",

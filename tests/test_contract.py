@@ -38,7 +38,11 @@ PILLARS = [RANGE, "encoder.kind=pillar", "encoder.voxel_size=[0.4,0.4,4.0]", "en
 NECK = "detector.neck={layer_nums: [1], layer_strides: [1], num_filters: [16], upsample_strides: [1.0], num_upsample_filters: [16]}"
 CENTER = [NECK, "detector.head.velocity=false", "detector.head.shared_channels=16", "augment.shift=[0,0,0]", "evaluate.pictures=0", "labels=100%"]
 VIT = ["encoder.dim=48", "encoder.depth=1", "encoder.heads=2", "encoder.patch=8"]
+OBJECTS = ["data.shapes={classes: 3, train: 8, val: 4, points: 256}", "augment.points=96", "encoder.dim=32", "encoder.depth=2", "encoder.heads=2"]
+OBJECTS += ["encoder.group_size=8", "encoder.widths=[8,12,16]"]
 EXTRA = {
+    "object_dino": ["local.points=32", "local.count=2", "method.prototypes=32", "method.hidden=32", "method.bottleneck=16"],
+    "point_mae": ["method.depth=1", "method.heads=2"],
     "mv_jar": SST,
     "voxel_mae": SST,
     "second": [*VOXELS, NECK, "evaluate.pictures=0", "labels=100%"],
@@ -65,6 +69,8 @@ def small(recipe: Recipe, folder: Path) -> list[str]:
     extra = EXTRA.get(recipe.name, [])
     if recipe.modality == "LiDAR":
         return [*LOOP, *STREET, "train.batch_size=2", *(extra or VOXELS)]
+    if recipe.modality == "object clouds":
+        return [*LOOP, *OBJECTS, "train.batch_size=4", *extra]
     if recipe.modality == "video":
         clips = ["data.motion.train=18", "data.motion.val=9", f"data.motion.folder={folder / 'motion'}", "train.batch_size=4"]
         return [*LOOP, *clips, *extra]

@@ -12,6 +12,7 @@ Differences to the paper:
 - The mask hides a fixed number of voxels per scan instead of tossing a coin for each, so that the share is exact.
 - What is hidden is a *mask unit* (``units.py``): one voxel for SST and pillars, as in the paper; the column of voxels under one cell of
   the bird's-eye map for the voxel backbones, which the paper does not treat.
+- ``mask="block"`` hides regions instead of scattered voxels (UniPAD, CVPR 2024), whose content cannot be copied from next door.
 - ``fake_reach`` can place the fake empties near occupied voxels. Uniform ones, the paper's and the default, are told apart mostly by
   being far from everything when the grid is large.
 """
@@ -19,6 +20,7 @@ Differences to the paper:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from suite3d.losses.chamfer import chamfer_loss
 from suite3d.losses.occupancy import occupancy_loss
 from suite3d.losses.smooth_l1 import smooth_l1_loss
-from suite3d.masking import generators_of, hidden_count, random_mask, sub_generator
+from suite3d.masking import generators_of, hidden_count, random_mask, space_block_mask, sub_generator
 from suite3d.output import Output
 from suite3d.pointcloud.data.batch import PointBatch
 from suite3d.pointcloud.encoders.base import LidarEncoder
@@ -41,6 +43,8 @@ class VoxelMAEConfig:
 
     Attributes:
         mask_ratio: share of the occupied units to hide.
+        mask: ``random`` units, the paper's; ``block``: UniPAD's blocks of space with everything in them, of side ``block_size``.
+        block_size: metres along x, y and z.
         fake_ratio: fake empty units per occupied unit.
         fake_reach: 0 = fakes anywhere in the grid; r = at most r units from an occupied one.
         predicted_points: points predicted per hidden unit.
@@ -50,6 +54,8 @@ class VoxelMAEConfig:
     """
 
     mask_ratio: float = 0.7
+    mask: Literal["random", "block"] = "random"
+    block_size: tuple[float, float, float] = (4.0, 4.0, 4.0)
     fake_ratio: float = 0.1
     fake_reach: int = 0
     predicted_points: int = 10
@@ -61,6 +67,8 @@ class VoxelMAEConfig:
 
     def __post_init__(self) -> None:
         hidden_count(2, self.mask_ratio)
+        if min(self.block_size) <= 0:
+            raise ValueError(f"block_size expected three positive lengths in metres, got {self.block_size}")
         if self.fake_ratio < 0 or self.fake_reach < 0:
             raise ValueError(f"fake_ratio and fake_reach expected >= 0, got {self.fake_ratio} and {self.fake_reach}")
 
@@ -89,7 +97,7 @@ class VoxelMAE(nn.Module):
     def forward(self, batch: PointBatch) -> Output:
         config = self.config
         units = group_units(self.encoder.voxelize(batch), self.unit)
-        hidden = random_mask(units.offsets(), config.mask_ratio, generators_of(batch.seeds, "voxel_mae/mask"))  # [U]
+        hidden = self.draw_mask(units, batch.seeds)  # [U]
         fakes = empty_units(units, config.fake_ratio, config.fake_reach, generators_of(batch.seeds, "voxel_mae/fakes"))  # [F, 4]
 
         features = self.encoder.encode(units.visible_voxels(hidden))
@@ -110,6 +118,13 @@ class VoxelMAE(nn.Module):
             features=monitored(features, batch.seeds),
             visuals=self.picture(batch, units, hidden, predicted),
         )
+
+    def draw_mask(self, units: MaskUnits, seeds: list[int]) -> Tensor:
+        """``(U,)`` bool, True = hidden, the same share of every scan."""
+        config, generators = self.config, generators_of(seeds, "voxel_mae/mask")
+        if config.mask == "random":
+            return random_mask(units.offsets(), config.mask_ratio, generators)
+        return space_block_mask(units.centers(), units.offsets(), config.block_size, config.mask_ratio, generators)
 
     def targets(self, units: MaskUnits, hidden: Tensor, rows: Tensor, offsets: Tensor, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """Points of the hidden units in [-1, 1] of their unit, and where each unit starts."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +20,10 @@ def check_target(out: Path) -> None:
         raise ConfigError(f"embed writes a numpy archive: expected OUT.npz, got '{out}'")
 
 
-def write_embedding(out: Path, found: FeatureSet, classes: Sequence[str], *, kind: str) -> str:
-    """Write ``features (n, D)`` float32, ``names``, ``labels`` (-1 = none), ``classes`` and ``skipped``; return what a person should know.
+def write_embedding(out: Path, found: FeatureSet, classes: Sequence[str], *, kind: str, protocol: Mapping[str, Any]) -> str:
+    """Write ``features (n, D)`` float32, ``names``, ``labels`` (-1 = none), ``classes``, ``skipped`` and ``protocol``; return what to tell a person.
 
-    Read it with ``numpy.load(out)``; nothing in it is pickled.
+    Read it with ``numpy.load(out)``; nothing in it is pickled. ``protocol`` is json: of which weights, on which data, pooled how.
     """
 
     def save(path: Path) -> None:
@@ -33,6 +35,7 @@ def write_embedding(out: Path, found: FeatureSet, classes: Sequence[str], *, kin
                 labels=found.labels.numpy(),
                 classes=np.array(list(classes), dtype=np.str_),
                 skipped=np.array(found.skipped, dtype=np.str_),
+                protocol=np.array(json.dumps(dict(protocol), default=str)),
             )
 
     out.parent.mkdir(parents=True, exist_ok=True)

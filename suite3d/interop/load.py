@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "network_weights")
+WRAPPERS = ("model_state", "state_dict", "model_state_dict", "model", "network_weights", "base_model")
 
 
 class LoadRefused(ValueError):

@@ -1,10 +1,10 @@
 """Mask samplers: which tokens a masked method hides. A bool per token, ``True`` = hidden.
 
-``jagged`` serves sets of any size (voxels, points), ``grid`` dense token grids of a clip, an image or a volume, ``blocks`` the
-multi-block masks of joint-embedding prediction, ``boxes`` BEiT's and GMML's, ``colour_noise`` ColorMAE's, ``disjoint`` several views'
-complementary ones; ``scores`` follows a map, ``levels`` carries a mask to finer levels, ``schedule`` changes the ratio, ``indices`` turns
-masks into gathers. The samplers hide a fixed number of tokens of each sample unless they say otherwise, so that the visible gather has a
-known size.
+``jagged`` serves sets of any size (voxels, points), ``space`` hides regions of any coordinate set, ``grid`` dense token grids of a clip, an
+image or a volume, ``blocks`` the multi-block masks of joint-embedding prediction, ``boxes`` BEiT's and GMML's, ``colour_noise`` ColorMAE's,
+``disjoint`` several views' complementary ones; ``scores`` follows a map, ``levels`` carries a mask to finer levels, ``schedule`` changes the
+ratio, ``indices`` turns masks into gathers. The samplers hide a fixed number of tokens of each sample unless they say otherwise, so that the
+visible gather has a known size.
 
 The randomness of sample b comes from its own ``torch.Generator``, on the CPU, so masks do not depend on the device, on the rest
 of the batch or on the number of ranks.
@@ -20,6 +20,7 @@ from suite3d.masking.jagged import block_mask, check_bands, disjoint_masks, fart
 from suite3d.masking.levels import inherited_mask, members_mask, refined_mask
 from suite3d.masking.schedule import drawn_ratio, ratio_at
 from suite3d.masking.scores import jagged_score_mask, score_mask
+from suite3d.masking.space import nearest_mask, space_block_mask
 from suite3d.masking.streams import Generators, generators_of, hidden_count, sub_generator
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "inherited_mask",
     "jagged_score_mask",
     "members_mask",
+    "nearest_mask",
     "over_time",
     "padded_indices",
     "random_mask",
@@ -52,6 +54,7 @@ __all__ = [
     "refined_mask",
     "running_cell_masks",
     "score_mask",
+    "space_block_mask",
     "space_time_mask",
     "split_hidden",
     "sub_generator",

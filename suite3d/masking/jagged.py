@@ -30,7 +30,7 @@ def random_mask(offsets: Tensor, ratio: float, generators: Generators) -> Tensor
     def draw(tokens: int, generator: torch.Generator, _rows: slice) -> Tensor:
         return torch.randperm(tokens, generator=generator)[: hidden_count(tokens, ratio)]
 
-    return _per_sample(offsets, generators, draw)
+    return per_sample(offsets, generators, draw)
 
 
 def disjoint_masks(offsets: Tensor, ratios: Sequence[float], generators: Generators) -> Tensor:
@@ -120,7 +120,7 @@ def range_mask(distance: Tensor, offsets: Tensor, edges: Sequence[float], ratios
         members = [order[band == index] for index in range(len(ratios))]
         return torch.cat([rank[: hidden_count(len(rank), ratio)] for rank, ratio in zip(members, ratios, strict=True)])
 
-    return _per_sample(offsets, generators, draw)
+    return per_sample(offsets, generators, draw)
 
 
 def check_bands(edges: Sequence[float], ratios: Sequence[float]) -> None:
@@ -153,10 +153,10 @@ def block_mask(coords: Tensor, offsets: Tensor, block: Sequence[int], ratio: flo
         chosen = torch.randperm(len(occupied), generator=generator)[: hidden_count(len(occupied), ratio)]
         return torch.isin(member, chosen).nonzero()[:, 0]
 
-    return _per_sample(offsets, generators, draw)
+    return per_sample(offsets, generators, draw)
 
 
-def _per_sample(offsets: Tensor, generators: Generators, draw: Callable[[int, torch.Generator, slice], Tensor]) -> Tensor:
+def per_sample(offsets: Tensor, generators: Generators, draw: Callable[[int, torch.Generator, slice], Tensor]) -> Tensor:
     """Bool over all tokens, True at the rows ``draw(tokens, generator, rows)`` returns, counted from the sample's first."""
     edges = _offsets(offsets)
     _match(edges, generators)

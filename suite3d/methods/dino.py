@@ -26,10 +26,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from suite3d.image.data.batch import ImageBatch
 from suite3d.losses.info_nce import check_temperature
 from suite3d.losses.self_distillation import Centre, self_distillation, sinkhorn_targets
-from suite3d.methods.multi_view import check_views, view_features
+from suite3d.methods.multi_view import Views, check_views, view_features
 from suite3d.nn.momentum import momentum_at, momentum_copy, momentum_update
 from suite3d.nn.projection import DistillationHead
 from suite3d.output import Output
@@ -149,17 +148,18 @@ class SelfDistillation(nn.Module):
 
 
 class DINO(SelfDistillation):
-    """DINO around any image encoder that takes views of both sizes.
+    """DINO around any encoder that takes views of both sizes: of pictures, or of object clouds.
 
     Args:
-        student: ``(B, 3, S, S)`` -> ``(B, N, embed_dim)``; of a vision transformer the class token is used.
+        student: ``(B, 3, S, S)`` -> ``(B, N, embed_dim)``; of a vision transformer the class token is used. For clouds see
+            :func:`suite3d.nn.pooling.pooled_features`.
         config: see :class:`DINOConfig`.
     """
 
     def __init__(self, student: nn.Module, config: DINOConfig | None = None) -> None:
         super().__init__(student, config or DINOConfig())
 
-    def forward(self, batch: ImageBatch) -> Output:
+    def forward(self, batch: Views) -> Output:
         check_views("DINO", batch, LARGE)
         self.hold_prototypes()
         features = view_features(self.student, batch)  # [V, B, D]

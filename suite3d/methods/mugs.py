@@ -32,7 +32,7 @@ from suite3d.losses.queue_info_nce import queue_info_nce
 from suite3d.losses.rows import dots, unit
 from suite3d.losses.self_distillation import self_distillation
 from suite3d.methods.dino import LARGE, DistillationConfig, SelfDistillation, distillation_metrics
-from suite3d.methods.multi_view import check_views, same_size
+from suite3d.methods.multi_view import check_views
 from suite3d.nn.block import Block
 from suite3d.nn.initialise import initialise
 from suite3d.nn.momentum import momentum_copy
@@ -153,7 +153,7 @@ class Mugs(SelfDistillation):
     def _tokens(encoder: nn.Module, batch: ImageBatch, views: range) -> tuple[Tensor, Tensor]:
         """Class tokens and means of the patch tokens of the views, ``(V, B, D)`` each."""
         assert isinstance(encoder, VisionTransformer)
-        encoded = [encoder.encode(pixels) for _, pixels in same_size(batch, views)]
+        encoded = [encoder.encode(pixels) for _, pixels in batch.runs(views)]
         classes = torch.cat([prefix[:, 0] for prefix, _ in encoded])
         means = torch.cat([patches.mean(dim=1) for _, patches in encoded])
         return classes.unflatten(0, (len(views), -1)), means.unflatten(0, (len(views), -1))

@@ -24,4 +24,9 @@ def embed_videos(run: Path, out: Path, overrides: Sequence[str]) -> str:
     extractor = Extractor(encoder, device=pick_device(config.device), precision=config.precision, batch=config.batch, workers=workers)
     source = make_source(videos.items, config.data, config.augment, frames=config.frames, test=True, windows=config.clips, repeats=config.crops)
     found = extractor.pooled(source, [source.name(index) for index in range(len(source))])
-    return write_embedding(out, found, videos.classes, kind="videos")
+    protocol = {
+        "features": f"frozen encoder, mean over all tokens and {config.clips} x {config.crops} views of a video",
+        "pixels": f"{config.data.frames} frames of {config.augment.size} x {config.augment.size}",
+        "weights": str(run),
+    }
+    return write_embedding(out, found, videos.classes, kind="videos", protocol=protocol)

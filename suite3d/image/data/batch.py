@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -90,6 +91,16 @@ class ImageBatch:
         ]
         pictures = [[change(one) for one in part] if isinstance(part, list) else change(part) for part in self.pictures]
         return replace(self, pictures=pictures, views=views, labels=change(self.labels))
+
+    def runs(self, views: range | None = None) -> Iterator[tuple[list[int], Tensor]]:
+        """Runs of neighbouring views of one size, and their pixels ``(V * B, 3, S, S)``, view after view.
+
+        Args:
+            views: which ones; None = all.
+        """
+        for _, run in groupby(range(len(self.views)) if views is None else views, key=lambda view: self.views[view].size):
+            numbers = list(run)
+            yield numbers, torch.cat([self.pixels(view) for view in numbers])
 
     @torch.no_grad()
     def pixels(self, view: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from suite3d.engine.distributed import pick_device
 from suite3d.evaluate.embed import check_target, write_embedding
 from suite3d.image.data.source import ImageSource
-from suite3d.image.recipes.data import build_images
+from suite3d.image.recipes.data import build_images, describe_images
 from suite3d.image.recipes.encoder import load_frozen
 from suite3d.image.recipes.evaluate import extract, frozen_config
 from suite3d.image.recipes.probe import plain_view
@@ -24,4 +24,10 @@ def embed_images(run: Path, out: Path, overrides: Sequence[str]) -> str:
     encoder = load_frozen(run).to(device)
     source = ImageSource(images, [plain_view(config.augment)])
     found = extract(source, lambda pixels: pooled_features(encoder, pixels), device=device, batch=config.batch, workers=config.workers)
-    return write_embedding(out, found, images.classes, kind="pictures")
+    protocol = {
+        "features": "frozen encoder, class token or mean over all places, of the middle square of a picture",
+        "pixels": f"{config.augment.size} x {config.augment.size}",
+        "data": describe_images(config.data),
+        "weights": str(run),
+    }
+    return write_embedding(out, found, images.classes, kind="pictures", protocol=protocol)

@@ -11,7 +11,7 @@ from suite3d.config import ConfigError
 from suite3d.image.recipes.contrastive import LeJEPARecipe, SwAVRecipe
 from suite3d.image.recipes.encoder import ImageEncoderConfig, ImageViTConfig
 from suite3d.image.recipes.multi_crop import LocalViewConfig
-from suite3d.methods.multi_view import same_size, view_features
+from suite3d.methods.multi_view import view_features
 from suite3d.nn.pooling import pooled_features
 from suite3d.nn.vit import VisionTransformer
 from tests.core.methods.joint import MULTI, batch, resnet, vit
@@ -56,7 +56,7 @@ def test_vision_transformers_take_both_sizes():
 @pytest.mark.parametrize("make", [lambda: vit(any_size=True), resnet])
 def test_views_of_one_size_share_a_pass(make):
     encoder, data = make().eval(), batch(4, MULTI)
-    assert [numbers for numbers, _ in same_size(data)] == [[0, 1], [2, 3]]
+    assert [numbers for numbers, _ in data.runs()] == [[0, 1], [2, 3]]
     features = view_features(encoder, data)
     for view in range(4):
         torch.testing.assert_close(features[view], pooled_features(encoder, data.pixels(view)), atol=1e-5, rtol=1e-4)

@@ -115,3 +115,33 @@ def test_a_scan_out_of_range_takes_no_part(build, batch):
 def test_a_ratio_that_hides_everything_is_refused_before_the_first_batch():
     with pytest.raises(ValueError, match="mask ratio"):
         VoxelMAEConfig(mask_ratio=1.0)
+
+
+def test_block_masks_hide_regions_of_the_same_share(build, batch):
+    method, twin = make(build, "sst", mask="block", block_size=(3.2, 3.2, 6.0)), make(build, "sst")
+    units = group_units(method.encoder.voxelize(batch), method.unit)
+    hidden, scattered = method.draw_mask(units, batch.seeds), twin.draw_mask(units, batch.seeds)
+    lengths = units.offsets().diff().tolist()
+    assert [int(part.sum()) for part in hidden.split(lengths)] == [int(0.7 * n + 0.5) for n in lengths]
+    assert torch.equal(hidden, method.draw_mask(units, batch.seeds)) and not torch.equal(hidden, method.draw_mask(units, [5, 6]))
+
+    def alike(mask):  # share of units whose nearest other unit of the scan is in the same state
+        shares = []
+        for part, places in zip(mask.split(lengths), units.centers().split(lengths)):
+            nearest = torch.cdist(places, places).fill_diagonal_(torch.inf).argmin(dim=1)
+            shares.append((part == part[nearest]).float().mean())
+        return float(torch.stack(shares).mean())
+
+    assert alike(hidden) > alike(scattered) + 0.15
+
+
+@pytest.mark.parametrize("name", ("sst", "voxel"))
+def test_it_learns_with_block_masks(build, batch, learn, name):
+    method = make(build, name, mask="block", block_size=(3.2, 3.2, 6.0))
+    before, after = learn(method, batch)
+    assert after < 0.75 * before
+
+
+def test_a_block_without_extent_is_refused():
+    with pytest.raises(ValueError, match="block_size"):
+        VoxelMAEConfig(mask="block", block_size=(1.0, 0.0, 1.0))

@@ -1,0 +1,1 @@
+"""Clouds of single objects: folders, the procedural set, views and batches."""

@@ -14,6 +14,7 @@ from suite3d.evaluate.probes import probe_scores, spread
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource, ViewGroup
 from suite3d.image.recipes.data import ImageDataConfig, build_images, has_validation
+from suite3d.image.style import StyleConfig
 from suite3d.image.views import ViewConfig
 from suite3d.nn.pooling import features_and_tokens
 
@@ -91,8 +92,8 @@ class ImageProbe:
 
 
 def plain_view(view: ViewConfig) -> ViewGroup:
-    """The middle of a picture, colours as they are."""
-    return ViewGroup(view=replace(view, crop="center", flip=0.0, jitter=0.0, gray=0.0))
+    """The middle of a picture, colours and style as they are."""
+    return ViewGroup(view=replace(view, crop="center", flip=0.0, jitter=0.0, gray=0.0, style=StyleConfig()))
 
 
 def build_probe(config: ImageProbeConfig, data: ImageDataConfig, view: ViewConfig) -> ImageProbe | None:

@@ -26,6 +26,7 @@ from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_i
 from suite3d.image.recipes.diagnostics import DiagnosticsConfig, diagnose
 from suite3d.image.recipes.encoder import load_frozen, rebuild_encoder
 from suite3d.image.recipes.probe import plain_view
+from suite3d.image.recipes.propagation import TrackingConfig, labelled_tracks, propagate
 from suite3d.image.views import ViewConfig
 from suite3d.interop.save import read_metadata
 from suite3d.nn.pooling import pooled_features
@@ -39,7 +40,7 @@ class FrozenImagesConfig:
         data: the pictures; by default those of the run.
         augment: size, mean and deviation of the pixels; the middle square of each picture is taken.
         random: also evaluate the same network with random weights.
-        knn, linear, attentive, fewshot, retrieval, svm, diagnostics: the protocols; ``ridge``: penalty of the ridge classifier.
+        knn, linear, attentive, fewshot, retrieval, svm, diagnostics, propagation: the protocols; ``ridge``: penalty of the ridge classifier.
         batch, workers, device: of the encoder's pass over the pictures.
         out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
         seed: of probes and of the random weights.
@@ -55,6 +56,7 @@ class FrozenImagesConfig:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     svm: SvmConfig = field(default_factory=SvmConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    propagation: TrackingConfig = field(default_factory=TrackingConfig)
     ridge: float = 1e-2
     batch: int = 64
     workers: int = 0
@@ -169,6 +171,13 @@ def diagnostics(bench: ImageBench) -> Entry:
     )
 
 
+def propagation(bench: ImageBench) -> Entry:
+    """Objects of a first frame followed through videos, each frame a picture."""
+    config, tracks = bench.config, bench.config.propagation
+    data = f"{tracks.root}, {tracks.split}"
+    return propagate(bench.encoder, labelled_tracks(tracks), tracks, augment=config.augment, data=data, device=bench.device)
+
+
 PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
     "knn": lambda bench: protocols.knn(bench.frozen(), bench.config.knn),
     "linear": lambda bench: protocols.linear(bench.frozen(), bench.config.linear),
@@ -179,8 +188,9 @@ PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
     "fewshot": lambda bench: protocols.fewshot(bench.frozen(), bench.config.fewshot),
     "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
     "diagnostics": diagnostics,
+    "propagation": propagation,
 }
-WITHOUT_CLASSES = frozenset({"diagnostics"})
+WITHOUT_CLASSES = frozenset({"diagnostics", "propagation"})
 """Protocols that read no class of a picture, so any folder will do."""
 
 

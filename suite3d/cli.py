@@ -16,6 +16,7 @@ suite3d evaluate RUN [key=value ...]                           evaluate a fine-t
 suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what the frozen features of a video or image run are worth
 suite3d evaluate RUN diagnostics                               ranks, alignment, uniformity of an image run; needs no labels
 suite3d evaluate RUN propagation [propagation.root=DAVIS]      objects followed through videos by frozen features: J and F
+suite3d evaluate RUN segmentation [segmentation.root=FOLDER]   pixels labelled by patches of a few labelled pictures: mIoU
 suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture or video of a folder
 suite3d show RUN                                               what happened in a run; writes report.html
 suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, VideoMAE, transformers or timm

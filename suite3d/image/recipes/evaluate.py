@@ -27,6 +27,7 @@ from suite3d.image.recipes.diagnostics import DiagnosticsConfig, diagnose
 from suite3d.image.recipes.encoder import load_frozen, rebuild_encoder
 from suite3d.image.recipes.probe import plain_view
 from suite3d.image.recipes.propagation import TrackingConfig, labelled_tracks, propagate
+from suite3d.image.recipes.segmentation import SegmentationConfig, segment
 from suite3d.image.views import ViewConfig
 from suite3d.interop.save import read_metadata
 from suite3d.nn.pooling import pooled_features
@@ -40,7 +41,8 @@ class FrozenImagesConfig:
         data: the pictures; by default those of the run.
         augment: size, mean and deviation of the pixels; the middle square of each picture is taken.
         random: also evaluate the same network with random weights.
-        knn, linear, attentive, fewshot, retrieval, svm, diagnostics, propagation: the protocols; ``ridge``: penalty of the ridge classifier.
+        knn, linear, attentive, fewshot, retrieval, svm, diagnostics, propagation, segmentation: the protocols.
+        ridge: penalty of the ridge classifier.
         batch, workers, device: of the encoder's pass over the pictures.
         out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
         seed: of probes and of the random weights.
@@ -57,6 +59,7 @@ class FrozenImagesConfig:
     svm: SvmConfig = field(default_factory=SvmConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     propagation: TrackingConfig = field(default_factory=TrackingConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     ridge: float = 1e-2
     batch: int = 64
     workers: int = 0
@@ -189,9 +192,12 @@ PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
     "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
     "diagnostics": diagnostics,
     "propagation": propagation,
+    "segmentation": lambda bench: segment(
+        bench.encoder, bench.config.segmentation, augment=bench.config.augment, device=bench.device, seed=bench.config.seed
+    ),
 }
-WITHOUT_CLASSES = frozenset({"diagnostics", "propagation"})
-"""Protocols that read no class of a picture, so any folder will do."""
+WITHOUT_CLASSES = frozenset({"diagnostics", "propagation", "segmentation"})
+"""Protocols that read no class of the run's pictures, so any folder will do."""
 
 
 def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class FrameEncoder:
         encoder: a vision transformer, or a network ``(B, 3, [T,] H, W)`` -> ``(B, h * w, D)``.
         size: short side, pixels.
         mean, std: per channel, of pixels in [0, 1].
-        multiple: both sides become multiples of this, where the encoder is not a vision transformer.
+        multiple: both sides become multiples of this, where the encoder is not a vision transformer: its stride, so that its map is the frame's.
         still: frames of a still clip, where the encoder is not a vision transformer; 0 = it takes pictures.
         device: where it runs.
         batch: frames at a time.

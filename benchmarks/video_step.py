@@ -12,14 +12,12 @@ too, the processor time is the fairer clock. ``videomae_cross`` decodes half of 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from interleaved import Step, measure, summary
 from machine import describe
 from plain_videomae import PlainVideoMAE, cell_masks, tube_masks
 
@@ -31,7 +29,6 @@ from suite3d.nn.vit_sizes import decoder_size, vit_config
 from suite3d.video.methods.videomae import TARGET_EPS, VideoMAE, VideoMAEConfig
 from suite3d.video.methods.videomae_v2 import VideoMAEV2
 
-Step = Callable[[int], None]
 PAIRS = (
     ("plain videomae", "videomae"),
     ("plain videomae_v2", "videomae_v2"),
@@ -88,31 +85,6 @@ def plain_step(dual: bool, arguments: argparse.Namespace, pixels: torch.Tensor) 
     return step
 
 
-def measure(steps: dict[str, Step], *, rounds: int, device: torch.device) -> dict[str, list[tuple[float, float]]]:
-    """(wall, processor) seconds of each step in each round, the order turned round by round; two rounds of warm-up are left out."""
-    names = list(steps)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for number in range(rounds + 2):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            wall, processor = time.perf_counter(), time.process_time()
-            steps[name](number)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if number >= 2:
-                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return times
-
-
-def summary(times: dict[str, list[tuple[float, float]]], clock: int) -> dict[str, Any]:
-    """Medians of one clock (0 = wall, 1 = processor) and how many times faster the second of each pair is, median over rounds."""
-    one = {name: [pair[clock] for pair in values] for name, values in times.items()}
-    ratios = {f"{slow} / {fast}": statistics.median(a / b for a, b in zip(one[slow], one[fast], strict=True)) for slow, fast in PAIRS}
-    return {
-        "seconds per step": {name: round(statistics.median(values), 4) for name, values in one.items()},
-        "times faster": {name: round(value, 3) for name, value in ratios.items()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="S")
@@ -132,9 +104,9 @@ def main() -> None:
     times = measure(steps, rounds=arguments.rounds, device=device)
     result: dict[str, Any] = {**describe(), "size": arguments.size, "clip": arguments.clip, "batch": arguments.batch, "rounds": arguments.rounds}
     result |= {"precision": "bf16" if arguments.bf16 else "fp32", "compile": arguments.compile}
-    result["wall clock"] = summary(times, 0)
+    result["wall clock"] = summary(times, 0, PAIRS)
     if device.type == "cpu":
-        result["processor time"] = summary(times, 1)
+        result["processor time"] = summary(times, 1, PAIRS)
     for name, value in result.items():
         print(f"{name}: {value}")
     write_json(arguments.json, result)

@@ -14,6 +14,9 @@ suite3d pretrain RECIPE [key=value ...] [config=FILE.yaml]     self-supervised p
 suite3d finetune RECIPE [init=RUN] [twin=scratch] [seeds=3] [labels=5%] [key=value ...]
 suite3d evaluate RUN [key=value ...]                           evaluate a fine-tuned run again
 suite3d evaluate RUN knn,linear,attentive,fewshot,retrieval    what frozen features of videos, images or objects are worth
+suite3d evaluate RUN diagnostics                               ranks, alignment, uniformity of an image run; needs no labels
+suite3d evaluate RUN propagation [propagation.root=DAVIS]      objects followed through videos by frozen features: J and F
+suite3d evaluate RUN segmentation [segmentation.root=FOLDER]   pixels labelled by patches of a few labelled pictures: mIoU
 suite3d embed RUN OUT.npz [data.root=FOLDER]                   features of every picture, video, scan or object of a folder
 suite3d show RUN                                               what happened in a run; writes report.html
 suite3d export RUN OUT [layout=...]                            weights for OpenPCDet, Point-MAE, VideoMAE, transformers or timm

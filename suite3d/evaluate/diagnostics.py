@@ -1,7 +1,8 @@
-"""Is the representation alive? Effective rank, spread, alignment, uniformity, and a plain sentence when it collapses.
+"""Is the representation alive? Effective rank, spread, alignment, uniformity, LDA rank, token similarity, and a plain sentence on collapse.
 
 RankMe: Garrido et al., ICML 2023, equation 1. Alignment and uniformity: Wang & Isola, ICML 2020, equations 2 and 3.
-Dimensional collapse: Jing et al., ICLR 2022.
+LiDAR: Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures", ICLR 2024.
+Dimensional collapse: Jing et al., ICLR 2022. Over-smoothed tokens: Gong et al., "Vision Transformers with Patch Diversification", 2021.
 """
 
 from __future__ import annotations
@@ -54,7 +55,72 @@ def uniformity(features: Tensor, *, t: float = 2.0) -> float:
     if len(x) < 2:
         raise ValueError(f"uniformity needs at least two samples, got {len(x)}")
     x = x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    return float(torch.pdist(x).square().mul(-t).exp().mean().log())
+    potential = (2 * t * (x @ x.T - 1)).exp()  # |a - b|^2 = 2 - 2 a.b
+    pairs = (potential.sum() - potential.diagonal().sum()) / (len(x) * (len(x) - 1))
+    return float(pairs.log())
+
+
+def lidar_rank(features: Tensor, *, delta: float = 1e-4, eps: float = 1e-7) -> float:
+    """LiDAR: in how many directions do samples differ by more than the views of one sample do?
+
+    With mu_x the mean over the views of sample x and mu the mean of those,
+
+        S_b = mean_x (mu_x - mu)(mu_x - mu)^T,  S_w = mean_{x, view} (z - mu_x)(z - mu_x)^T + delta I
+        LiDAR = exp(- sum_i p_i log p_i),  p_i = l_i / sum l + eps,  l = eigenvalues of S_w^{-1/2} S_b S_w^{-1/2}
+
+    Eigenvalues, not their roots as in RankMe. Noise that the views do not share raises RankMe and not this. The features are taken as they
+    are, so ``delta`` is in their units squared; the paper's experiments use 1000 samples of 50 views.
+
+    Args:
+        features: ``(n, q, C)``, q views of n samples.
+        delta: added to the diagonal of the scatter within samples. The paper: 1e-4.
+
+    Returns:
+        1 to min(n - 1, C); 0 where all samples have the same mean.
+
+    Raises:
+        ValueError: another shape, fewer than two samples or two views, delta <= 0.
+    """
+    if features.ndim != 3 or min(features.shape[:2], default=0) < 2 or features.shape[2] < 1 or not delta > 0:
+        raise ValueError(f"lidar_rank expected (n, q, C) of at least two samples and two views, and delta > 0, got {tuple(features.shape)}, {delta}")
+    x = features.detach().double()
+    means = x.mean(dim=1)  # [n, C]
+    between = (means - means.mean(dim=0)) / math.sqrt(len(x))
+    inside = (x - means[:, None]).flatten(0, 1)  # [n q, C]
+    within = inside.T @ inside / len(inside) + delta * torch.eye(x.shape[2], dtype=x.dtype, device=x.device)
+    # S_w = L L^T: the eigenvalues of L^-1 S_b L^-T are those of S_w^-1/2 S_b S_w^-1/2.
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), between.T, upper=False).T
+    return _entropy_rank(_singular_values(whitened).square(), eps)
+
+
+def token_similarity(tokens: Tensor) -> float:
+    """Mean cosine between two different tokens of a sample, over all pairs and samples of ``(B, N, C)``: 1 when the tokens of each sample all
+    agree (over-smoothing, patch collapse), about 0 when they point everywhere."""
+    if tokens.ndim != 3 or tokens.shape[1] < 2 or tokens.numel() == 0:
+        raise ValueError(f"token_similarity expected tokens (B, N, C) with at least two tokens a sample, got {tuple(tokens.shape)}")
+    x = tokens.detach().double()
+    x = x / x.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    count = x.shape[1]
+    both = x.sum(dim=1).square().sum(dim=1) - x.square().sum(dim=(1, 2))  # [B] sum over ordered pairs
+    return float((both / (count * (count - 1))).mean())
+
+
+@dataclass
+class TokenSimilarity:
+    """:func:`token_similarity` of many batches, weighted by their samples."""
+
+    total: float = 0.0
+    samples: int = 0
+
+    def add(self, tokens: Tensor) -> None:
+        """Count the samples of ``(B, N, C)``; those of a single token say nothing and are left out."""
+        if tokens.shape[1] > 1:
+            self.total += len(tokens) * token_similarity(tokens)
+            self.samples += len(tokens)
+
+    def metrics(self) -> dict[str, float]:
+        """``{"token_similarity"}``; empty where no sample had two tokens."""
+        return {"token_similarity": self.total / self.samples} if self.samples else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +135,7 @@ class Verdict:
         effective_rank: rank of the centred features.
         std: :func:`feature_std`.
         spread: :func:`spread`.
+        uniformity: :func:`uniformity`.
     """
 
     collapsed: bool
@@ -78,10 +145,12 @@ class Verdict:
     effective_rank: float = math.nan
     std: float = math.nan
     spread: float = math.nan
+    uniformity: float = math.nan
 
     def metrics(self) -> dict[str, float]:
         """Scalars to log; empty where nothing could be measured."""
         named = {"rankme": self.rank, "effective_rank": self.effective_rank, "feature_std": self.std, "feature_spread": self.spread}
+        named["uniformity"] = self.uniformity
         return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
@@ -158,7 +227,16 @@ class CollapseMonitor:
             sentence = f"The representation may be collapsing: {suspicion}"
         if collapsed:
             sentence = f"The representation has collapsed: for {self.patience} checks in a row {suspicion}"
-        return Verdict(collapsed=collapsed, message="", summary=sentence, rank=rank_me(x), effective_rank=rank, std=feature_std(x), spread=spread_now)
+        return Verdict(
+            collapsed=collapsed,
+            message="",
+            summary=sentence,
+            rank=rank_me(x),
+            effective_rank=rank,
+            std=feature_std(x),
+            spread=spread_now,
+            uniformity=uniformity(x),
+        )
 
     def _suspect(self, length: float, rank: float, spread_now: float, channels: int) -> str:
         """Why these features look collapsed, or an empty string."""

@@ -21,7 +21,8 @@ from suite3d.evaluate.scores import classification_scores
 
 Bench = TypeVar("Bench")
 Entry = dict[str, Any]
-"""``metrics`` (percent by name), ``protocol`` (with a line ``in short``), ``skipped``, perhaps ``shown`` (numbers as text) and more."""
+"""``metrics`` (by name; percent unless ``percent`` is False), ``protocol`` (with a line ``in short``), ``skipped``, perhaps ``shown`` (numbers
+as text) and more."""
 
 
 @dataclass(kw_only=True)
@@ -240,18 +241,20 @@ def frozen_result(run: Path, entries: Sequence[Entry], settings: dict[str, Any])
     shown: dict[str, dict[str, str]] = {}
     notes: dict[str, str] = {}
     columns = list(dict.fromkeys(entry["weights"] for entry in entries))
+    mixed = not all(entry.get("percent", True) for entry in entries)  # then every number says its own unit
     for entry in entries:
         for place, (name, value) in enumerate(entry["metrics"].items()):
             label = f"{entry['kind']} {name}"
             metrics[label if entry["weights"] == columns[0] else f"{label} ({entry['weights']})"] = value
-            shown.setdefault(label, {})[entry["weights"]] = entry.get("shown", {}).get(name, f"{value:.2f}")
+            plain = f"{value:.2f} %" if mixed and entry.get("percent", True) else f"{value:.2f}"
+            shown.setdefault(label, {})[entry["weights"]] = entry.get("shown", {}).get(name, plain)
             notes.setdefault(label, entry["protocol"]["in short"] if place == 0 else "")
     rows = [[label, *(values.get(column, "") for column in columns), notes[label]] for label, values in shown.items()]
     return {
         "run": str(run),
         "metrics": metrics,
         "primary": next(iter(metrics)),
-        "table": {"columns": ["frozen features, %", *columns, "protocol"], "rows": rows},
+        "table": {"columns": ["frozen features" if mixed else "frozen features, %", *columns, "protocol"], "rows": rows},
         "entries": list(entries),
         "settings": settings,
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from suite3d.image.style import StyleConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,6 +33,7 @@ class ViewConfig:
         brightness, contrast, saturation: factors are drawn from [1 - v, 1 + v], not below 0.
         hue: rotation of the chroma plane by up to this many turns either way.
         gray: probability of dropping all colour.
+        style: batch style standardisation, before the colour change; of pictures only.
         mean, std: per channel, of pixels in [0, 1]; the defaults are ImageNet's.
     """
 
@@ -46,6 +49,7 @@ class ViewConfig:
     saturation: float = 0.4
     hue: float = 0.1
     gray: float = 0.0
+    style: StyleConfig = field(default_factory=StyleConfig)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 

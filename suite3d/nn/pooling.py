@@ -22,9 +22,13 @@ def pooled_features(encoder: nn.Module, x: Any) -> Tensor:
 
     ``x``: what the encoder reads: pixels ``(B, ...)``, or a batch of clouds.
     """
-    if isinstance(encoder, PoolsItself):
-        return encoder.pooled(x)
+    return encoder.pooled(x) if isinstance(encoder, PoolsItself) else features_and_tokens(encoder, x)[0]
+
+
+def features_and_tokens(encoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`pooled_features` of pixels and all places they come from, ``(B, D)`` and ``(B, N, D)``, in one pass."""
     if isinstance(encoder, VisionTransformer) and encoder.cls_token is not None:
-        return encoder.encode(x)[0][:, 0]
-    tokens: Tensor = encoder(x)
-    return tokens.flatten(1, -2).mean(dim=1)
+        prefix, tokens = encoder.encode(x)
+        return prefix[:, 0], tokens
+    places: Tensor = encoder(x)
+    return places.flatten(1, -2).mean(dim=1), places.flatten(1, -2)

@@ -15,7 +15,7 @@ from suite3d.report.run import RunRecord, Series, read_run
 
 MAX_PICTURES = 24
 MAX_LISTED = 500
-FIRST = ("loss", "acc", "probe", "knn", "ap", "nds", "rankme", "effective_rank", "feature_std", "feature_spread")
+FIRST = ("loss", "acc", "probe", "knn", "ap", "nds", "rankme", "effective_rank", "feature_std", "feature_spread", "uniformity", "token_similarity")
 LAST = ("lr", "grad_norm", "steps_per_second", "data_wait")
 
 STYLE = """

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from suite3d.evaluate.diagnostics import CollapseMonitor, alignment, effective_rank, feature_std, rank_me, spread, uniformity
+from suite3d.evaluate.diagnostics import (
+    CollapseMonitor,
+    TokenSimilarity,
+    alignment,
+    effective_rank,
+    feature_std,
+    lidar_rank,
+    rank_me,
+    spread,
+    token_similarity,
+    uniformity,
+)
 
 
 def gaussian(n, c, seed=0):
@@ -46,6 +57,49 @@ def test_alignment_and_uniformity_by_definition():
     pairs = [math.exp(-2 * float((a[i] - a[j]).square().sum())) for i in range(30) for j in range(i)]
     assert uniformity(x) == pytest.approx(math.log(sum(pairs) / len(pairs)))
     assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-12) and uniformity(x[:1].repeat(5, 1)) == pytest.approx(0, abs=1e-9)
+
+
+def test_lidar_is_the_entropy_of_the_lda_spectrum():
+    """By definition: scatter matrices as sums of outer products, the inverse root by an eigen-decomposition."""
+    x = (gaussian(12, 5) @ torch.diag(torch.tensor([3.0, 1, 1, 0.3, 0.1])))[:, None] + 0.2 * gaussian(12 * 4, 5, seed=1).view(12, 4, 5)
+    z, delta = x.double(), 1e-2
+    means = torch.stack([sample.mean(dim=0) for sample in z])
+    between = sum(torch.outer(m - means.mean(dim=0), m - means.mean(dim=0)) for m in means) / 12
+    within = sum(torch.outer(v - m, v - m) for sample, m in zip(z, means, strict=True) for v in sample) / 48 + delta * torch.eye(5)
+    values, vectors = torch.linalg.eigh(within)
+    root = vectors @ torch.diag(values**-0.5) @ vectors.T
+    p = torch.linalg.eigvalsh(root @ between @ root)
+    p = p / p.sum() + 1e-7
+    assert lidar_rank(x, delta=delta) == pytest.approx(float(torch.exp(-(p * p.log()).sum())), rel=1e-6)
+
+
+def test_lidar_counts_the_directions_that_views_share():
+    """Four directions tell the samples apart; noise of each view in the other twelve raises RankMe and not LiDAR."""
+    basis = torch.linalg.qr(gaussian(16, 16))[0]
+    shared = (gaussian(400, 4) @ basis[:4])[:, None].expand(400, 6, 16)
+    noise = (gaussian(2400, 12, seed=1) @ basis[4:]).view(400, 6, 16)
+    assert lidar_rank(shared + noise, delta=1e-6) < 6 < 11 < rank_me((shared + noise).flatten(0, 1))
+    assert lidar_rank(shared) == pytest.approx(4, abs=0.1) and lidar_rank(torch.ones(5, 3, 4)) == 0
+    turned = (shared + noise) @ torch.linalg.qr(gaussian(16, 16, seed=3))[0]
+    assert lidar_rank(turned) == pytest.approx(lidar_rank(shared + noise), rel=1e-6), "a rotation changes nothing"
+    for wrong in (torch.zeros(4, 4), torch.zeros(1, 5, 4), torch.zeros(5, 1, 4)):
+        with pytest.raises(ValueError, match="two views"):
+            lidar_rank(wrong)
+
+
+def test_token_similarity_by_definition():
+    tokens = gaussian(3 * 7, 5).view(3, 7, 5)
+    cosines = [float(torch.cosine_similarity(s[i], s[j], dim=0)) for s in tokens for i in range(7) for j in range(i)]
+    assert token_similarity(tokens) == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
+    assert token_similarity(tokens[:, :1].expand(3, 7, 5)) == pytest.approx(1)
+    counted = TokenSimilarity()
+    counted.add(tokens[:1])
+    counted.add(tokens[1:])
+    assert counted.metrics()["token_similarity"] == pytest.approx(token_similarity(tokens))
+    counted.add(tokens[:, :1])
+    assert counted.samples == 3 and TokenSimilarity().metrics() == {}
+    with pytest.raises(ValueError, match="two tokens"):
+        token_similarity(tokens[:, :1])
 
 
 class Pairs:
@@ -162,7 +216,7 @@ def test_nan_few_rows_and_no_features_yet():
     assert "NaN" in monitor.update(torch.full((64, 4), math.nan)).message
     monitor = CollapseMonitor(every=1)
     monitor.update(gaussian(64, 8))
-    assert set(monitor.metrics()) == {"rankme", "effective_rank", "feature_std", "feature_spread"}
+    assert set(monitor.metrics()) == {"rankme", "effective_rank", "feature_std", "feature_spread", "uniformity"}
 
 
 def test_shapes_are_checked():

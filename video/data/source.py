@@ -49,7 +49,7 @@ class ClipSource:
         reader: see :func:`suite3d.video.data.reader.read_frames`.
 
     Raises:
-        ValueError: no videos, or sizes below 1.
+        ValueError: no videos, sizes below 1, or a style for pictures.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class ClipSource:
             raise ValueError("expected at least one video, got none")
         if min(frames, stride, windows, repeats) < 1:
             raise ValueError(f"expected positive frames, stride, windows and repeats, got {frames}, {stride}, {windows}, {repeats}")
+        if augment.style.probability > 0:
+            raise ValueError(f"style is of pictures, not of clips: expected style.probability=0, got {augment.style.probability}")
         self.items, self.frames, self.stride, self.augment = list(items), frames, stride, augment
         self.windows, self.repeats, self.sampling, self.reader = windows, repeats, sampling, reader
         self._lengths: dict[int, int] = {}

@@ -19,6 +19,7 @@ from suite3d.evaluate.features import FeatureSet, cached_features, weights_diges
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
 from suite3d.evaluate.protocols import KnnConfig, RetrievalConfig, check_kinds, evaluate_benches
+from suite3d.image.recipes.propagation import TrackingConfig
 from suite3d.image.views import ViewConfig
 from suite3d.video.data.lists import VideoItem
 from suite3d.video.recipes.data import VideoDataConfig, describe_data
@@ -57,7 +58,7 @@ class FrozenConfig:
         labels, label_draw: share of the training labels, see there.
         held_out: share of each class's videos to test on where the data have no test split.
         random: also evaluate the same network with random weights.
-        knn, linear, attentive, tokens, fewshot, retrieval: the protocols.
+        knn, linear, attentive, tokens, fewshot, retrieval, propagation: the protocols.
         batch, workers, device, precision: of the encoder's pass over the videos.
         cache: folder of the feature files; empty = ``features`` in ``out``.
         out: where ``result.json`` goes; empty = ``RUN/evaluate``.
@@ -79,6 +80,7 @@ class FrozenConfig:
     tokens: TokenConfig = field(default_factory=TokenConfig)
     fewshot: FewShotConfig = field(default_factory=FewShotConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    propagation: TrackingConfig = field(default_factory=TrackingConfig)
     batch: int = 8
     workers: int = 0
     device: str = "auto"
@@ -174,14 +176,18 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     Raises:
         ConfigError: unknown kinds or keys, data without labels, an encoder that does not fit.
     """
-    from suite3d.video.recipes.protocols import PROTOCOLS
+    from suite3d.video.recipes.protocols import PROTOCOLS, WITHOUT_CLASSES
 
     check_kinds(kinds, PROTOCOLS)
     config = frozen_config(run, overrides)
     device = pick_device(config.device)
     encoder = load_frozen(run, (config.data.frames, config.augment.size, config.augment.size))
-    videos = labelled_videos(config.data, held_out=config.held_out)
-    items, subset = labelled_part(videos, config.labels, draw=config.label_draw)
+    if WITHOUT_CLASSES.issuperset(kinds):
+        videos, items, labels = LabelledVideos(train=[], test=[], classes=[], how="no class is read"), list[VideoItem](), ""
+    else:
+        videos = labelled_videos(config.data, held_out=config.held_out)
+        items, subset = labelled_part(videos, config.labels, draw=config.label_draw)
+        labels = subset.hash
     out = config.out if config.out != Path("") else (run if run.is_dir() else Path("runs") / run.stem) / "evaluate"
     cache = config.cache if config.cache != Path("") else out / "features"
     encoders = {"encoder": encoder}
@@ -192,7 +198,7 @@ def evaluate_frozen(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
         name: Bench(encoder=network, weights=weights_digest(network), videos=videos, train=items, config=config, device=device, cache=cache)
         for name, network in encoders.items()
     }
-    return evaluate_benches(run, benches, kinds, PROTOCOLS, out, asdict(config) | {"label hash": subset.hash})
+    return evaluate_benches(run, benches, kinds, PROTOCOLS, out, asdict(config) | {"label hash": labels})
 
 
 def frozen_config(run: Path, overrides: Sequence[str]) -> FrozenConfig:

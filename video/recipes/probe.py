@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from suite3d.config import ConfigError
 from suite3d.engine.once import each_once
+from suite3d.evaluate.diagnostics import TokenSimilarity
 from suite3d.evaluate.probes import probe_scores, spread
 from suite3d.image.views import ViewConfig
 from suite3d.video.data.batch import ClipBatch
@@ -52,11 +53,13 @@ class ClipProbe:
         self._kept: tuple[list[ClipBatch], list[ClipBatch]] | None = None
 
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`; empty where a side has no
-        readable clip."""
+        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`, and ``token_similarity`` of
+        the same clips; empty where a side has no readable clip."""
         encoder = model.encoder
         assert isinstance(encoder, nn.Module)
-        return self.score(pooled(encoder), device)
+        similarity = TokenSimilarity()
+        scores = self.score(pooled(encoder, similarity), device)
+        return scores | similarity.metrics() if scores else {}
 
     @torch.no_grad()
     def score(self, features: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
@@ -85,14 +88,16 @@ class ClipProbe:
         return [part.batch for part in each_once(source, range(len(source)), batch_size=self.config.batch) if part.batch is not None]
 
 
-def pooled(encoder: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Mean over the tokens of an encoder that is put into evaluation mode for the call."""
+def pooled(encoder: nn.Module, similarity: TokenSimilarity | None = None) -> Callable[[Tensor], Tensor]:
+    """Mean over the tokens of an encoder that is put into evaluation mode for the call; ``similarity`` sees the tokens."""
 
     def features(pixels: Tensor) -> Tensor:
         training = encoder.training
         encoder.eval()
         tokens: Tensor = encoder(pixels)
         encoder.train(training)
+        if similarity is not None:
+            similarity.add(tokens.flatten(1, -2))
         return tokens.flatten(1, -2).mean(dim=1)
 
     return features

@@ -9,6 +9,7 @@ from suite3d.evaluate import protocols
 from suite3d.evaluate.attentive import attentive_probe
 from suite3d.evaluate.protocols import Entry, Frozen
 from suite3d.video.recipes.frozen import Bench
+from suite3d.video.recipes.propagation import propagate_videos
 
 
 def _frozen(bench: Bench, *, clips: int = 0) -> Frozen:
@@ -50,10 +51,19 @@ def attentive(bench: Bench) -> Entry:
     return {"metrics": found.scores, "protocol": protocol, "chosen": chosen, "grid": found.grid, "skipped": skipped}
 
 
+def propagation(bench: Bench) -> Entry:
+    """Objects of a first frame followed through the video."""
+    config = bench.config
+    return propagate_videos(bench.encoder.to(bench.device), config.propagation, config.data.motion, augment=config.augment, device=bench.device)
+
+
 PROTOCOLS: dict[str, Callable[[Bench], Entry]] = {
     "knn": lambda bench: protocols.knn(_frozen(bench), bench.config.knn),
     "linear": lambda bench: protocols.linear(_frozen(bench), bench.config.linear),
     "attentive": attentive,
     "fewshot": lambda bench: protocols.fewshot(_frozen(bench), bench.config.fewshot),
     "retrieval": lambda bench: protocols.retrieval(_frozen(bench, clips=bench.config.retrieval.clips), bench.config.retrieval),
+    "propagation": propagation,
 }
+WITHOUT_CLASSES = frozenset({"propagation"})
+"""Protocols that read no class of a video, so any run will do."""

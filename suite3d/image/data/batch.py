@@ -12,6 +12,7 @@ from torch import Tensor
 from suite3d.engine.order import stream_seed
 from suite3d.image.appearance import AppearanceConfig, change_appearance
 from suite3d.image.crops import crop_resize, normalise
+from suite3d.image.style import StyleDraw, standardise_style
 
 Pictures = Tensor | list[Tensor]
 """``(B, 1, H, W, 3)`` uint8 where all have one size, else B tensors ``(1, H_i, W_i, 3)``."""
@@ -29,6 +30,7 @@ class ViewDraw:
         colors: ``(B, 3, 4)`` float32 colour maps (:func:`suite3d.image.views.draw_color`); None = colours as they are.
         size: side S of the view, pixels.
         appearance: blur and solarisation.
+        style: amplitude spectrum that all samples take; None = each keeps its own.
     """
 
     picture: int
@@ -38,6 +40,7 @@ class ViewDraw:
     colors: Tensor | None
     size: int
     appearance: AppearanceConfig
+    style: StyleDraw | None = None
 
 
 @dataclass(kw_only=True)
@@ -106,12 +109,15 @@ class ImageBatch:
     def pixels(self, view: int = 0) -> Tensor:
         """``(B, 3, S, S)`` float32 normalised pixels of one view."""
         draw = self.views[view]
-        pixels = normalise(self.crops(view)[:, :, None], draw.colors, mean=self.mean, std=self.std)
+        crops = self.crops(view)
+        if draw.style is not None:
+            crops = standardise_style(crops, draw.style).clamp(0, 255)
+        pixels = normalise(crops[:, :, None], draw.colors, mean=self.mean, std=self.std)
         return change_appearance(pixels, draw.appearance, self.view_seeds(view), mean=self.mean, std=self.std)[:, :, 0]
 
     @torch.no_grad()
     def crops(self, view: int = 0) -> Tensor:
-        """``(B, 3, S, S)`` before colours and normalisation, values 0 to 255."""
+        """``(B, 3, S, S)`` before style, colours and normalisation, values 0 to 255."""
         draw = self.views[view]
         pictures, boxes, flips = self.pictures[draw.picture], draw.boxes[:, None], draw.flips[:, None]
         if isinstance(pictures, list):

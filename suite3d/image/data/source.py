@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from suite3d.image.appearance import AppearanceConfig
 from suite3d.image.data.batch import ImageBatch, ViewDraw, stack_pictures
 from suite3d.image.data.sets import ImageSet
+from suite3d.image.style import draw_style
 from suite3d.image.views import LUMA, ViewConfig, draw_box, draw_color
 from suite3d.source import BadSample
 
@@ -127,6 +128,7 @@ class ImageSource:
                     colors=None if plain else torch.from_numpy(np.stack([sample.colors[place] for sample in samples])),
                     size=group.view.size,
                     appearance=group.appearance,
+                    style=draw_style(group.view.style, seeds, place),
                 )
             )
         return ImageBatch(

@@ -23,8 +23,11 @@ from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource
 from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images, has_validation
+from suite3d.image.recipes.diagnostics import DiagnosticsConfig, diagnose
 from suite3d.image.recipes.encoder import load_frozen, rebuild_encoder
 from suite3d.image.recipes.probe import plain_view
+from suite3d.image.recipes.propagation import TrackingConfig, labelled_tracks, propagate
+from suite3d.image.recipes.segmentation import SegmentationConfig, segment
 from suite3d.image.views import ViewConfig
 from suite3d.interop.save import read_metadata
 from suite3d.nn.pooling import pooled_features
@@ -38,7 +41,8 @@ class FrozenImagesConfig:
         data: the pictures; by default those of the run.
         augment: size, mean and deviation of the pixels; the middle square of each picture is taken.
         random: also evaluate the same network with random weights.
-        knn, linear, attentive, fewshot, retrieval, svm: the protocols; ``ridge``: penalty of the ridge classifier.
+        knn, linear, attentive, fewshot, retrieval, svm, diagnostics, propagation, segmentation: the protocols.
+        ridge: penalty of the ridge classifier.
         batch, workers, device: of the encoder's pass over the pictures.
         out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
         seed: of probes and of the random weights.
@@ -53,6 +57,9 @@ class FrozenImagesConfig:
     fewshot: FewShotConfig = field(default_factory=FewShotConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     svm: SvmConfig = field(default_factory=SvmConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    propagation: TrackingConfig = field(default_factory=TrackingConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     ridge: float = 1e-2
     batch: int = 64
     workers: int = 0
@@ -152,6 +159,28 @@ def attentive(bench: ImageBench) -> Entry:
     return {"metrics": found.scores, "protocol": protocol, "chosen": chosen, "grid": found.grid, "skipped": train.skipped + test.skipped}
 
 
+def diagnostics(bench: ImageBench) -> Entry:
+    """Ranks, alignment, uniformity and token similarity of the training pictures."""
+    config = bench.config
+    return diagnose(
+        bench.encoder,
+        build_images(config.data),
+        config.diagnostics,
+        augment=config.augment,
+        data=describe_images(config.data),
+        device=bench.device,
+        batch=config.batch,
+        workers=config.workers,
+    )
+
+
+def propagation(bench: ImageBench) -> Entry:
+    """Objects of a first frame followed through videos, each frame a picture."""
+    config, tracks = bench.config, bench.config.propagation
+    data = f"{tracks.root}, {tracks.split}"
+    return propagate(bench.encoder, labelled_tracks(tracks), tracks, augment=config.augment, data=data, device=bench.device)
+
+
 PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
     "knn": lambda bench: protocols.knn(bench.frozen(), bench.config.knn),
     "linear": lambda bench: protocols.linear(bench.frozen(), bench.config.linear),
@@ -161,7 +190,14 @@ PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
     "attentive": attentive,
     "fewshot": lambda bench: protocols.fewshot(bench.frozen(), bench.config.fewshot),
     "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
+    "diagnostics": diagnostics,
+    "propagation": propagation,
+    "segmentation": lambda bench: segment(
+        bench.encoder, bench.config.segmentation, augment=bench.config.augment, device=bench.device, seed=bench.config.seed
+    ),
 }
+WITHOUT_CLASSES = frozenset({"diagnostics", "propagation", "segmentation"})
+"""Protocols that read no class of the run's pictures, so any folder will do."""
 
 
 def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -178,7 +214,7 @@ def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
     check_kinds(kinds, PROTOCOLS)
     config = frozen_config(run, overrides)
     device = pick_device(config.device)
-    train, test, classes = labelled_sides(config)
+    train, test, classes = unlabelled_sides(config) if WITHOUT_CLASSES.issuperset(kinds) else labelled_sides(config)
     out = config.out if config.out != Path("") else run / "evaluate"
     encoders = {"encoder": load_frozen(run)}
     if config.random:
@@ -189,6 +225,12 @@ def evaluate_images(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -
         for name, network in encoders.items()
     }
     return evaluate_benches(run, benches, kinds, PROTOCOLS, out, asdict(config))
+
+
+def unlabelled_sides(config: FrozenImagesConfig) -> tuple[ImageSource, ImageSource, int]:
+    """The training pictures twice and no classes, for protocols that read none."""
+    source = ImageSource(build_images(config.data), [plain_view(config.augment)])
+    return source, source, 0
 
 
 def labelled_sides(config: FrozenImagesConfig) -> tuple[ImageSource, ImageSource, int]:

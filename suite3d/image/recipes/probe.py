@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from suite3d.engine.once import each_once
+from suite3d.evaluate.diagnostics import TokenSimilarity
 from suite3d.evaluate.probes import probe_scores, spread
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource, ViewGroup
 from suite3d.image.recipes.data import ImageDataConfig, build_images, has_validation
+from suite3d.image.style import StyleConfig
 from suite3d.image.views import ViewConfig
-from suite3d.nn.pooling import pooled_features
+from suite3d.nn.pooling import features_and_tokens
 
 
 @dataclass(kw_only=True)
@@ -48,14 +50,22 @@ class ImageProbe:
         self._kept: list[tuple[Tensor, Tensor] | None] = [None, None]
 
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`; empty without a readable side."""
+        """``{"knn", "knn_standardised", "ridge", "knn_chance"}``, see :func:`suite3d.evaluate.probes.probe_scores`, and ``token_similarity`` of
+        the same pictures; empty without a readable side."""
         encoder = model.encoder
         assert isinstance(encoder, nn.Module)
         training = encoder.training
         encoder.eval()
-        scores = self.score(lambda pixels: pooled_features(encoder, pixels), device)
+        similarity = TokenSimilarity()
+
+        def features(pixels: Tensor) -> Tensor:
+            pooled, tokens = features_and_tokens(encoder, pixels)
+            similarity.add(tokens)
+            return pooled
+
+        scores = self.score(features, device)
         encoder.train(training)
-        return scores
+        return scores | similarity.metrics() if scores else {}
 
     @torch.no_grad()
     def score(self, features: Callable[[Tensor], Tensor], device: torch.device) -> dict[str, float]:
@@ -82,8 +92,8 @@ class ImageProbe:
 
 
 def plain_view(view: ViewConfig) -> ViewGroup:
-    """The middle of a picture, colours as they are."""
-    return ViewGroup(view=replace(view, crop="center", flip=0.0, jitter=0.0, gray=0.0))
+    """The middle of a picture, colours and style as they are."""
+    return ViewGroup(view=replace(view, crop="center", flip=0.0, jitter=0.0, gray=0.0, style=StyleConfig()))
 
 
 def build_probe(config: ImageProbeConfig, data: ImageDataConfig, view: ViewConfig) -> ImageProbe | None:

@@ -25,8 +25,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_run_is_probed_and_shows_its_reconstruction(run: Path) -> None:
-    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert "probe" in kinds
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    probe = next(row for row in rows if row["kind"] == "probe")
+    assert 0 < probe["token_similarity"] <= 1
+    assert any("uniformity" in row for row in rows if row["kind"] == "train")
     assert list((run / "pictures").glob("reconstruction_*.png"))
 
 
@@ -47,6 +49,45 @@ def test_svm_chooses_its_penalty_on_training_pictures(run: Path) -> None:
     assert main(["evaluate", str(run), "svm", "svm.C=[0.01,1.0]"]) == 0
     entry = json.loads((run / "evaluate/result.json").read_text())["entries"][0]
     assert entry["chosen"]["C"] in (0.01, 1.0) and len(entry["grid"]) == 2
+
+
+def test_diagnostics_are_of_the_encoder_and_need_no_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from suite3d.evaluate import diagnostics
+    from suite3d.image.data.source import ImageSource, ViewGroup
+    from suite3d.image.recipes.data import build_images
+    from suite3d.image.recipes.diagnostics import look
+    from suite3d.image.recipes.evaluate import frozen_config
+    from suite3d.image.recipes.probe import plain_view
+
+    assert main(["evaluate", str(run), "diagnostics,knn", "knn.k=[3]", "diagnostics={pictures: 10, views: 3}"]) == 0
+    result = json.loads((run / "evaluate/result.json").read_text())
+    found = result["entries"][0]["metrics"]
+    assert list(found) == ["rankme", "effective rank", "lidar rank", "feature std", "alignment", "uniformity", "token similarity"]
+    assert "10 training pictures" in result["entries"][0]["protocol"]["in short"] and result["table"]["columns"][0] == "frozen features"
+    assert result["table"]["rows"][0][1].endswith("of 10") and result["table"]["rows"][-1][1].endswith("%")
+    config = frozen_config(run, ["diagnostics={pictures: 10, views: 3}"])
+    images = build_images(config.data)
+    rows = [round(i * (len(images) - 1) / 9) for i in range(10)]
+    view = config.diagnostics.view
+    view.size, view.mean, view.std = config.augment.size, config.augment.mean, config.augment.std
+    source = ImageSource(images, [plain_view(config.augment), ViewGroup(count=3, view=view)], indices=rows)
+    seen = look(load_frozen(run), source, device=torch.device("cpu"), batch=4, workers=0)
+    assert found["rankme"] == pytest.approx(diagnostics.rank_me(seen.plain), rel=1e-5)
+    assert found["lidar rank"] == pytest.approx(diagnostics.lidar_rank(seen.views), rel=1e-4)
+    pairs = [(a, b) for a in range(3) for b in range(a)]
+    assert found["alignment"] == pytest.approx(np.mean([diagnostics.alignment(seen.views[:, a], seen.views[:, b]) for a, b in pairs]), rel=1e-5)
+
+    from suite3d.report.png import write_png
+
+    for number in range(4):
+        write_png(tmp_path / f"{number}.png", np.random.default_rng(number).integers(0, 256, (20, 24, 3)).astype(np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    words = ["evaluate", str(run), "diagnostics", f"data={{root: {tmp_path}, kind: folder}}", f"out={tmp_path / 'out'}"]
+    assert main(words) == 0
+    entry = json.loads((tmp_path / "out/result.json").read_text())["entries"][0]
+    assert "4 training pictures" in entry["protocol"]["in short"] and len(entry["skipped"]) == 1
+    assert main([*words[:3], "diagnostics.views=1"]) == 2
+    assert "two views" in capsys.readouterr().err
 
 
 def test_embedding_is_the_encoder_on_every_picture(run: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
 
-from suite3d.video.data.motion import KINDS, MotionConfig, motion_clip, write_motion
+from suite3d.video.data.motion import KINDS, MotionConfig, motion_clip, motion_masks, write_motion
+from suite3d.video.data.motion.dataset import _scene
 from suite3d.video.data.motion.kinds import SPEEDS, drift
 from suite3d.video.data.motion.shapes import FORMS, RANGE, TEXTURES, Ground, Look, draw_ground, render
 from suite3d.write_video import write_video
@@ -228,3 +231,24 @@ def test_a_frame_of_another_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match="as frame 1"):
         write_video(tmp_path / "a.mp4", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 10, 3), np.uint8)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_masks_are_the_shapes_that_are_drawn():
+    """Flat white shapes on a black ground, one by one: half covered is theirs, and later shapes stand before earlier ones."""
+    config = MotionConfig(frames=12, size=48, shapes=(2, 3), seed=3)
+    flat = Ground(colors=np.zeros((2, 3), np.float32), waves=np.zeros((9, 1, 3), np.float32))
+    overlaps = 0
+    for index in range(9):
+        scene = _scene(config, "val", index)
+        expected = np.zeros((12, 48, 48), np.uint8)
+        sure = np.ones(expected.shape, bool)
+        for shape, look in enumerate(scene.looks):
+            white = replace(look, colors=np.full((2, 3), 255, np.float32))
+            drawn = render(scene.states[:, shape : shape + 1], scene.ground_states, [white], flat, 48)[..., 0]
+            overlaps += int(((drawn >= 128) & (expected > 0)).sum())
+            expected[drawn >= 128] = shape + 1
+            sure &= np.abs(drawn.astype(int) - 128) > 2
+        masks = motion_masks(config, "val", index)
+        assert masks.dtype == np.uint8 and (masks == expected)[sure].all() and sure.mean() > 0.98
+        assert (motion_clip(config, "val", index)[0] == render(scene.states, scene.ground_states, scene.looks, scene.ground, 48)).all()
+    assert overlaps > 0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from suite3d.engine.files import write_json
 from suite3d.engine.order import stream_seed
 from suite3d.video.data.motion.kinds import KINDS, SPEEDS, drift
-from suite3d.video.data.motion.shapes import draw_ground, draw_look, render
+from suite3d.video.data.motion.shapes import Ground, Look, draw_ground, draw_look, draw_masks, render
 from suite3d.write_video import write_video
 
 VERSION = 2
@@ -60,6 +60,28 @@ def motion_clip(config: MotionConfig, split: str, index: int) -> tuple[NDArray[n
 
     Looks, places and speeds come from streams that do not know the class; classes take turns, so they are balanced.
     """
+    scene = _scene(config, split, index)
+    return render(scene.states, scene.ground_states, scene.looks, scene.ground, config.size), scene.kind
+
+
+def motion_masks(config: MotionConfig, split: str, index: int) -> NDArray[np.uint8]:
+    """``(frames, size, size)`` uint8 of the same clip: 0 = ground, from 1 on the shapes, see :func:`draw_masks`."""
+    scene = _scene(config, split, index)
+    return draw_masks(scene.states, scene.looks, config.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scene:
+    """Everything a clip is drawn from: states ``(frames, N, 4)`` and looks of the shapes, states ``(frames, 4)`` and look of the ground."""
+
+    kind: str
+    states: NDArray[np.float64]
+    looks: list[Look]
+    ground_states: NDArray[np.float64]
+    ground: Ground
+
+
+def _scene(config: MotionConfig, split: str, index: int) -> _Scene:
     kind = list(KINDS)[index % len(KINDS)]
     rng = np.random.default_rng(stream_seed("motion", config.seed, split, index))
     low, high = np.array(SPEEDS).T
@@ -69,7 +91,7 @@ def motion_clip(config: MotionConfig, split: str, index: int) -> tuple[NDArray[n
     looks = [draw_look(rng) for _ in range(rng.integers(config.shapes[0], config.shapes[1] + 1))]
     start = rng.uniform(0, 1, (len(looks), 4))
     behind, before = (drift(kind, begin, speed, config.frames) for begin in (ground_start, start))
-    return render(before, behind[:, 0], looks, ground, config.size), kind
+    return _Scene(kind=kind, states=before, looks=looks, ground_states=behind[:, 0], ground=ground)
 
 
 def write_motion(folder: Path, config: MotionConfig) -> Path:

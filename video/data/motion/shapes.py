@@ -104,7 +104,28 @@ def _draw_ground(ground: Ground, states: NDArray[np.float64], size: int) -> NDAr
     return (ground.colors[0] + value[..., None] * (ground.colors[1] - ground.colors[0])).astype(np.float32)
 
 
+def draw_masks(states: NDArray[np.float64], looks: list[Look], size: int) -> NDArray[np.uint8]:
+    """``(T, N, 4)`` states, as in :func:`render` -> ``(T, size, size)`` uint8: 0 = ground, 1 to N = the shape that covers at least half of the
+    pixel and stands before the others. A shape that has faded to less than half is not there."""
+    masks = np.zeros((len(states), size, size), np.uint8)
+    for shape, look in enumerate(looks):
+        place, cover, _, _ = _cover(states[:, shape] % 1.0, look, size)
+        masks[place] = np.where(cover >= 0.5, np.uint8(shape + 1), masks[place])
+    return masks
+
+
 def _draw(frames: NDArray[np.float32], states: NDArray[np.float64], look: Look, size: int) -> None:
+    place, cover, u, v = _cover(states, look, size)
+    color = look.colors[0] + _texture(look, u, v)[..., None] * (look.colors[1] - look.colors[0])
+    under = frames[place]  # [T, K, K, 3]
+    frames[place] = under + cover[..., None] * (color - under)
+
+
+Place = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _cover(states: NDArray[np.float64], look: Look, size: int) -> tuple[Place, NDArray[np.floating], NDArray[np.float32], NDArray[np.float32]]:
+    """Of the square around a shape: which pixels it is (an index of the frames), how much of each the shape covers, and where they are in radii."""
     x, y, angle, phase = states.T  # [T] each
     radius = look.radius * size * RANGE ** (phase - 0.5)  # pixels
     reach = int(np.ceil(look.radius * size * RANGE**0.5)) + 2
@@ -117,11 +138,9 @@ def _draw(frames: NDArray[np.float32], states: NDArray[np.float64], look: Look, 
     u, v = (dx * cos + dy * sin) / scale, (dy * cos - dx * sin) / scale  # [T, K, K] in radii, turning clockwise on the screen
     fade = np.clip(np.minimum(phase, 1 - phase) / FADE, 0, 1).astype(np.float32)[:, None, None]
     cover = np.clip(0.5 - _distance(look.form, u, v) * scale, 0, 1) * fade
-    color = look.colors[0] + _texture(look, u, v)[..., None] * (look.colors[1] - look.colors[0])
     time = np.arange(len(states))[:, None, None]
     rows, columns = ((top[:, None] + near) % size)[:, :, None], ((left[:, None] + near) % size)[:, None, :]
-    under = frames[time, rows, columns]  # [T, K, K, 3]
-    frames[time, rows, columns] = under + cover[..., None] * (color - under)
+    return (time, rows, columns), cover, u, v
 
 
 def _distance(form: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.floating]:

@@ -1,0 +1,38 @@
+"""Steps of several implementations timed in turns in one process, so that other load on the machine meets all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+Step = Callable[[int], None]
+Times = dict[str, list[tuple[float, float]]]
+
+
+def measure(steps: dict[str, Step], *, rounds: int, device: torch.device) -> Times:
+    """(wall, processor) seconds of each step in each round, the order turned round by round; two rounds of warm-up are left out."""
+    names = list(steps)
+    times: Times = {name: [] for name in names}
+    for number in range(rounds + 2):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            wall, processor = time.perf_counter(), time.process_time()
+            steps[name](number)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if number >= 2:
+                times[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    return times
+
+
+def summary(times: Times, clock: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Medians of one clock (0 = wall, 1 = processor) and how many times faster the second of each pair is, median over rounds."""
+    one = {name: [pair[clock] for pair in values] for name, values in times.items()}
+    ratios = {f"{slow} / {fast}": statistics.median(a / b for a, b in zip(one[slow], one[fast], strict=True)) for slow, fast in pairs}
+    return {
+        "seconds per step": {name: round(statistics.median(values), 4) for name, values in one.items()},
+        "times faster": {name: round(value, 3) for name, value in ratios.items()},
+    }

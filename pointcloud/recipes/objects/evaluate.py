@@ -17,6 +17,7 @@ from suite3d.evaluate import protocols
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
 from suite3d.evaluate.fewshot import FewShotConfig
 from suite3d.evaluate.linear import LinearConfig
+from suite3d.evaluate.online import labels_of
 from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, check_kinds, evaluate_benches
 from suite3d.interop.load import read_checkpoint
 from suite3d.interop.save import read_metadata
@@ -24,7 +25,7 @@ from suite3d.pointcloud.data.objects.source import ObjectSource
 from suite3d.pointcloud.data.objects.views import ObjectViewConfig
 from suite3d.pointcloud.encoders.point_patch import PointPatchConfig, PointPatchTransformer
 from suite3d.pointcloud.recipes.objects.data import ObjectDataConfig, build_objects, describe_objects, has_validation
-from suite3d.pointcloud.recipes.objects.probe import by_class, plain_view
+from suite3d.pointcloud.recipes.objects.probe import plain_view
 
 FEATURES = "frozen encoder; class token (where there is one), maximum and mean over the patches of the whole object in the unit sphere"
 
@@ -168,7 +169,8 @@ def labelled_sides(config: FrozenObjectsConfig, channels: tuple[str, ...]) -> tu
         )
     test = build_objects(config.data, validation=True, classes=train.classes, channels=channels)
     view = plain_view(config.augment.points)
-    sides = [ObjectSource(objects, [view], indices=by_class(objects), channels=channels) for objects in (train, test)]
+    rows = [[row for row, label in enumerate(labels_of(objects)) if label is not None] for objects in (train, test)]
+    sides = [ObjectSource(objects, [view], indices=part, channels=channels) for objects, part in zip((train, test), rows)]
     return sides[0], sides[1], len(train.classes)
 
 

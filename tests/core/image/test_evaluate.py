@@ -114,7 +114,7 @@ def test_embedding_is_the_encoder_on_every_picture(run: Path, tmp_path: Path) ->
         (["evaluate", "RUN", "knnn"], "unknown protocol 'knnn'"),
         (["evaluate", "RUN", "knn", "data.kindd=digits"], "unknown key 'data.kindd'"),
         (["embed", "RUN", "out.csv"], "expected OUT.npz"),
-        (["embed", "NOTHING", "out.npz"], "expects a run on pictures or videos"),
+        (["embed", "NOTHING", "out.npz"], "expects a run on pictures, videos, LiDAR scans or object clouds"),
     ],
 )
 def test_refusals(words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

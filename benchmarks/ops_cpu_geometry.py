@@ -29,8 +29,10 @@ from machine import describe  # noqa: E402
 from ops_cpu import scan  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
+from suite3d.ops.curves import CurveName  # noqa: E402
 
 Run = Callable[[], object]
+CURVES: tuple[CurveName, ...] = ("z", "hilbert")
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,18 @@ def box_rows(points: Tensor) -> list[Row]:
     return rows + compare("points_in_boxes_mask 100 x 120000", lambda: ops.points_in_boxes_mask(points, boxes), {})
 
 
+def curve_rows(points: Tensor) -> list[Row]:
+    cells = ((points - points.amin(0)) / 0.05).int()
+    rows = []
+    for curve in CURVES:
+
+        def by_argsort(curve: CurveName = curve) -> object:
+            return ops.curve_codes(cells, curve).argsort()
+
+        rows += compare(f"curve_order {curve}, {len(cells)} cells", partial(ops.curve_order, cells, curve), {"own codes, torch.argsort": by_argsort})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -216,6 +230,7 @@ def main() -> None:
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
     rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
+    rows += curve_rows(points)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
         target.parent.mkdir(exist_ok=True)

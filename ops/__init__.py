@@ -2,6 +2,7 @@
 
 from suite3d.ops.boxes import box_iou_3d, box_iou_bev, box_overlap_bev, nms_rotated, points_in_boxes, points_in_boxes_mask
 from suite3d.ops.chamfer import chamfer_distance
+from suite3d.ops.curves import curve_codes, curve_order
 from suite3d.ops.library import compiled, load_errors, use_reference
 from suite3d.ops.neighbors import ball_query, knn, three_interpolate
 from suite3d.ops.sampling import furthest_point_sample
@@ -34,6 +35,8 @@ __all__ = [
     "box_overlap_bev",
     "chamfer_distance",
     "compiled",
+    "curve_codes",
+    "curve_order",
     "dynamic_voxelize",
     "furthest_point_sample",
     "grid_cells",

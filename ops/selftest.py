@@ -70,6 +70,8 @@ def cases(device: str) -> dict[str, Callable[[], Tensor]]:
         "box_iou_3d": lambda: ops.box_iou_3d(boxes, boxes),
         "nms_rotated": lambda: ops.nms_rotated(boxes, scores, 0.2),
         "chamfer_distance": lambda: torch.cat(list(ops.chamfer_distance(xyz[:1200], xyz[1200:])[:2])),
+        "curve_codes": lambda: ops.curve_codes((xyz * 16).int(), "hilbert", depth=9),
+        "curve_order": lambda: ops.curve_order((xyz * 16).int(), "z", depth=9, offsets=offsets)[0],
         "submanifold convolution": lambda: _convolution(device, "submanifold"),
         "strided convolution": lambda: _convolution(device, "strided"),
     }

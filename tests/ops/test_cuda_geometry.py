@@ -68,3 +68,13 @@ def test_boxes(generator):
     scores = torch.rand(5000, generator=generator)
     assert_same(lambda b, s: ops.nms_rotated(b, s, 0.2), boxes * torch.tensor([5.0, 5, 1, 1, 1, 1, 1]), scores)
     assert_same(lambda b, s: ops.nms_rotated(b, s, 0.2, max_keep=40), boxes, scores)
+
+
+@pytest.mark.parametrize("curve", ["z", "z-trans", "hilbert", "hilbert-trans"])
+@pytest.mark.parametrize("depth", [1, 9, 16, 21])
+def test_curves(curve, depth, generator):
+    coords, offsets = torch.randint(0, 2**depth, (30000, 3), generator=generator), torch.tensor([0, 9, 9, 20000, 30000])
+    for cells in (coords, coords.int()):
+        assert_same(lambda c: ops.curve_codes(c, curve, depth=depth), cells)
+        assert_same(lambda c, o: ops.curve_order(c, curve, depth=depth, offsets=o), cells, offsets)
+    assert_same(lambda c: ops.curve_order(c, curve, depth=depth), coords[:0])

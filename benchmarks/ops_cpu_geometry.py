@@ -218,6 +218,12 @@ def curve_rows(points: Tensor) -> list[Row]:
     return rows
 
 
+def ray_rows(points: Tensor) -> list[Row]:
+    grid = ((-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), (0.2, 0.2, 0.2))
+    beams = partial(ops.traverse_voxels, torch.zeros(1, 3).expand_as(points), points, *grid, include_end=False)
+    return compare(f"traverse_voxels, {len(beams()[0]) / 1e6:.1f}M voxels", beams, {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -230,7 +236,7 @@ def main() -> None:
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
     rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
-    rows += curve_rows(points)
+    rows += curve_rows(points) + ray_rows(points)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
         target.parent.mkdir(exist_ok=True)

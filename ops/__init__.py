@@ -5,6 +5,7 @@ from suite3d.ops.chamfer import chamfer_distance
 from suite3d.ops.curves import curve_codes, curve_order
 from suite3d.ops.library import compiled, load_errors, use_reference
 from suite3d.ops.neighbors import ball_query, knn, three_interpolate
+from suite3d.ops.rays import traverse_voxels
 from suite3d.ops.sampling import furthest_point_sample
 from suite3d.ops.scatter import scatter_max, scatter_mean, scatter_sum
 from suite3d.ops.sparse import (
@@ -53,5 +54,6 @@ __all__ = [
     "strided_map",
     "submanifold_map",
     "three_interpolate",
+    "traverse_voxels",
     "use_reference",
 ]

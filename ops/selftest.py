@@ -72,6 +72,7 @@ def cases(device: str) -> dict[str, Callable[[], Tensor]]:
         "chamfer_distance": lambda: torch.cat(list(ops.chamfer_distance(xyz[:1200], xyz[1200:])[:2])),
         "curve_codes": lambda: ops.curve_codes((xyz * 16).int(), "hilbert", depth=9),
         "curve_order": lambda: ops.curve_order((xyz * 16).int(), "z", depth=9, offsets=offsets)[0],
+        "traverse_voxels": lambda: torch.cat([x.double() for x in ops.traverse_voxels(xyz, xyz.flip(0), *grid, offsets=offsets)[::2]], dim=1),
         "submanifold convolution": lambda: _convolution(device, "submanifold"),
         "strided convolution": lambda: _convolution(device, "strided"),
     }

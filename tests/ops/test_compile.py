@@ -53,6 +53,7 @@ CASES: dict[str, tuple[Callable[[Tensor], object], set[str]]] = {
     "scatter_mean": (lambda x: ops.scatter_mean(x, x[:, 0].long(), 4), {"scatter_sum"}),
     "scatter_sum": (lambda x: ops.scatter_sum(x, x[:, 0].long(), 4), {"scatter_sum"}),
     "three_interpolate": (lambda x: ops.three_interpolate(x, x[:50], x[:50]), {"knn"}),
+    "traverse_voxels": (lambda x: ops.traverse_voxels(x, x.flip(0), *GRID, offsets=ENDS), {"traverse_voxels"}),
     "submanifold_map, sparse_conv": (lambda x: convolve(x, "submanifold"), {"submanifold_map", "sparse_conv"}),
     "strided_map, sparse_conv": (lambda x: convolve(x, "strided"), {"strided_map", "sparse_conv"}),
 }

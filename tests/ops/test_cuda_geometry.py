@@ -78,3 +78,16 @@ def test_curves(curve, depth, generator):
         assert_same(lambda c: ops.curve_codes(c, curve, depth=depth), cells)
         assert_same(lambda c, o: ops.curve_order(c, curve, depth=depth, offsets=o), cells, offsets)
     assert_same(lambda c: ops.curve_order(c, curve, depth=depth), coords[:0])
+
+
+@pytest.mark.parametrize("include_end", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 6.0, 1e6])
+def test_rays(include_end, scale, generator):
+    """Voxels and spans to the last bit, rays on the planes between voxels among them."""
+    grid = ((-8.0, -8.0, -2.0, 8.0, 8.0, 2.0), (0.125, 0.125, 0.25))
+    points = torch.randn(2, 20000, 3, generator=generator) * scale
+    points[:, :5000] = (points[:, :5000] * 8).round() / 8
+    points[0, 0, 0], points[1, 1, 1], points[0, 2] = float("nan"), float("inf"), points[1, 2]
+    offsets = torch.tensor([0, 9, 9, 20000])
+    assert_same(lambda a, b, o: ops.traverse_voxels(a, b, *grid, offsets=o, include_end=include_end), points[0], points[1], offsets)
+    assert_same(lambda a, b: ops.traverse_voxels(a, b, *grid), points[0, :0], points[1, :0])

@@ -224,6 +224,22 @@ def ray_rows(points: Tensor) -> list[Row]:
     return compare(f"traverse_voxels, {len(beams()[0]) / 1e6:.1f}M voxels", beams, {})
 
 
+def roi_rows(points: Tensor) -> list[Row]:
+    boxes, keypoints = random_boxes(128, 40.0, 5), subset(points, 4096, 3)
+    feats = torch.randn(len(keypoints), 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pool = partial(ops.roi_grid_pool, boxes, keypoints, feats, grid_size=6, radius=1.6, k=16)
+
+    def both() -> None:
+        pool()[0].sum().backward()
+
+    rows = compare("roi_grid_pool 128 x 216, 4096 points", both, {})
+    grid, size = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), (0.4, 0.4, 0.4)
+    coords, row, order = ops.dynamic_voxelize(points, torch.tensor([0, len(points)]), grid, size)
+    level = ops.SparseTensor(coords=coords, feats=ops.scatter_mean(points[order], row, len(coords)), spatial_shape=(20, 256, 256), batch_size=1)
+    look_up = partial(ops.roi_grid_pool_voxels, boxes, level, start=grid[:3], voxel_size=size, grid_size=6, distance=4, k=16)
+    return rows + compare(f"roi_grid_pool_voxels, {len(coords)} voxels", look_up, {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -236,7 +252,7 @@ def main() -> None:
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
     rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
-    rows += curve_rows(points) + ray_rows(points)
+    rows += curve_rows(points) + ray_rows(points) + roi_rows(points)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
         target.parent.mkdir(exist_ok=True)

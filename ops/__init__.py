@@ -3,9 +3,11 @@
 from suite3d.ops.boxes import box_iou_3d, box_iou_bev, box_overlap_bev, nms_rotated, points_in_boxes, points_in_boxes_mask
 from suite3d.ops.chamfer import chamfer_distance
 from suite3d.ops.curves import curve_codes, curve_order
+from suite3d.ops.grouping import group_points, voxel_query
 from suite3d.ops.library import compiled, load_errors, use_reference
 from suite3d.ops.neighbors import ball_query, knn, three_interpolate
 from suite3d.ops.rays import traverse_voxels
+from suite3d.ops.roi import roi_grid_points, roi_grid_pool, roi_grid_pool_voxels
 from suite3d.ops.sampling import furthest_point_sample
 from suite3d.ops.scatter import scatter_max, scatter_mean, scatter_sum
 from suite3d.ops.sparse import (
@@ -41,12 +43,16 @@ __all__ = [
     "dynamic_voxelize",
     "furthest_point_sample",
     "grid_cells",
+    "group_points",
     "hard_voxelize",
     "knn",
     "load_errors",
     "nms_rotated",
     "points_in_boxes",
     "points_in_boxes_mask",
+    "roi_grid_points",
+    "roi_grid_pool",
+    "roi_grid_pool_voxels",
     "scatter_max",
     "scatter_mean",
     "scatter_sum",
@@ -56,4 +62,5 @@ __all__ = [
     "three_interpolate",
     "traverse_voxels",
     "use_reference",
+    "voxel_query",
 ]

@@ -32,6 +32,12 @@ def convolve(xyz: Tensor, kind: str) -> Tensor:
     return ops.sparse_conv(xyz[:64], xyz.new_ones(5, 3, 3, 3, 3), None, table)
 
 
+def pool_voxels(xyz: Tensor) -> tuple[Tensor, Tensor]:
+    coords = torch.cartesian_prod(*map(torch.arange, (1, 4, 4, 4))).int()
+    voxels = ops.SparseTensor(coords=coords, feats=xyz[:64], spatial_shape=(4, 4, 4), batch_size=1)
+    return ops.roi_grid_pool_voxels(boxes(xyz), voxels, start=(0.0, 0.0, 0.0), voxel_size=(1.0, 1.0, 1.0), grid_size=2, distance=2, k=4)
+
+
 # Public function on (200, 3) points -> the ops of the graph.
 CASES: dict[str, tuple[Callable[[Tensor], object], set[str]]] = {
     "ball_query": (lambda x: ops.ball_query(x, x, 0.5, 4, query_offsets=ENDS, point_offsets=ENDS), {"ball_query"}),
@@ -53,6 +59,10 @@ CASES: dict[str, tuple[Callable[[Tensor], object], set[str]]] = {
     "scatter_mean": (lambda x: ops.scatter_mean(x, x[:, 0].long(), 4), {"scatter_sum"}),
     "scatter_sum": (lambda x: ops.scatter_sum(x, x[:, 0].long(), 4), {"scatter_sum"}),
     "three_interpolate": (lambda x: ops.three_interpolate(x, x[:50], x[:50]), {"knn"}),
+    "group_points": (lambda x: ops.group_points(x, x, x, ops.ball_query(x, x, 0.5, 4)[0]), {"ball_query", "group_points"}),
+    "roi_grid_points": (lambda x: ops.roi_grid_points(boxes(x), 3), set()),
+    "roi_grid_pool": (lambda x: ops.roi_grid_pool(boxes(x), x, x, grid_size=2, radius=0.5, k=4), {"ball_query", "group_points"}),
+    "roi_grid_pool_voxels": (lambda x: pool_voxels(x), {"voxel_query", "group_points"}),
     "traverse_voxels": (lambda x: ops.traverse_voxels(x, x.flip(0), *GRID, offsets=ENDS), {"traverse_voxels"}),
     "submanifold_map, sparse_conv": (lambda x: convolve(x, "submanifold"), {"submanifold_map", "sparse_conv"}),
     "strided_map, sparse_conv": (lambda x: convolve(x, "strided"), {"strided_map", "sparse_conv"}),
@@ -73,21 +83,19 @@ def test_is_one_graph(name, compiled_cpu):
             namespace, _, name = str(node.target).partition(".")  # an overload or all of them: "suite3d.knn.default", "suite3d.knn"
             if namespace == library.NAMESPACE:
                 seen.add(name.partition(".")[0])
-        return graph
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)  # through the fake kernels
 
     torch.compiler.reset()
-    xyz = points()
-    eager, compiled = flat(function(xyz)), flat(torch.compile(function, fullgraph=True, backend=backend)(xyz))
+    eager, xyz = flat(function(points())), points()
+    torch._dynamo.maybe_mark_dynamic(xyz, 0)  # with a size that is not known
+    compiled = flat(torch.compile(function, fullgraph=True, backend=backend)(xyz))
     assert seen == expected  # the ops are in the graph, not their references
     for got, want in zip(compiled, eager, strict=True):
-        assert torch.equal(got, want)
-    torch._dynamo.maybe_mark_dynamic(xyz, 0)  # through the fake kernels with a size that is not known
-    traced = flat(torch.compile(function, fullgraph=True, backend="aot_eager")(xyz))
-    for got, want in zip(traced, eager, strict=True):
         assert torch.equal(got, want)
 
 
 GRADIENTS = {
+    "roi_grid_pool": lambda x: ops.roi_grid_pool(boxes(x.detach()), x.detach(), x, grid_size=2, radius=0.5, k=4)[0].square().sum(),
     "chamfer_distance": lambda x: ops.chamfer_distance(x[:90], x[90:])[0].sum(),
     "scatter_sum": lambda x: ops.scatter_sum(x, torch.arange(200) % 7, 7).square().sum(),
     "scatter_max": lambda x: ops.scatter_max(x, torch.arange(200) % 7, 7).square().sum(),
@@ -108,7 +116,7 @@ def test_gradients_trace_too(name, compiled_cpu):
 
 
 # Ops that only the backward pass of another runs.
-BACKWARD = {"chamfer_backward", "sparse_conv_input_grad", "sparse_conv_weight_grad"}
+BACKWARD = {"chamfer_backward", "group_points_backward", "sparse_conv_input_grad", "sparse_conv_weight_grad"}
 
 
 def test_no_op_is_forgotten():

@@ -39,6 +39,23 @@ def test_known_positions(dtype, backend):
     assert walk.tolist() == [[(i ^ i >> 1) >> 2 & 1, (i ^ i >> 1) >> 1 & 1, (i ^ i >> 1) & 1] for i in range(8)]
 
 
+# What `encode` of the released code of Point Transformer V3 (Pointcept/PointTransformerV3, commit 37a3ddc) returns for the cells below at
+# depth 16, and for the same cells modulo 1024 at depth 10 in the batches 0, 1, 1, 5.
+RELEASED = {
+    "z": ([29, 613829607, 182498683631179, 80421421917622], [29, 1687571431, 1228256843, 5675492790]),
+    "z-trans": ([43, 307046359, 113210123278925, 160842843834806], [43, 1380788183, 1227807309, 5982276022]),
+    "hilbert": ([36, 1073477965, 234284789754958, 130684810615570], [36, 2147219789, 1227582830, 5867232018]),
+    "hilbert-trans": ([20, 497734875, 76268035599726, 281474976710582], [20, 1571476699, 1228481898, 6442450870]),
+}
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_codes_are_those_of_point_transformer_v3(curve, backend):
+    cells = torch.tensor([[1, 2, 3], [1023, 5, 77], [40000, 12345, 65535], [7, 65535, 0]])
+    assert curve_codes(cells, curve).tolist() == RELEASED[curve][0]
+    assert curve_codes(cells % 1024, curve, depth=10, batch=torch.tensor([0, 1, 1, 5])).tolist() == RELEASED[curve][1]
+
+
 @pytest.mark.parametrize("curve", ["hilbert", "hilbert-trans"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 def test_hilbert_neighbours_share_a_face(curve, depth, backend):

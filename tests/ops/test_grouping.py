@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,21 @@ def test_is_the_definition(dtype, backend, generator):
     assert out.dtype == dtype and torch.equal(out, naive(*arguments))
     with torch.autocast("cpu", torch.bfloat16):
         assert group_points(*arguments).dtype == dtype
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(st.integers(0, 2**16), st.integers(0, 30), st.integers(1, 30), st.integers(0, 9), st.integers(1, 9))
+def test_compiled_is_the_reference(seed, queries, points, channels, slots):
+    arguments = inputs(torch.Generator().manual_seed(seed), queries, points, channels, slots)
+    results = []
+    for context in (contextlib.nullcontext(), use_reference()):
+        leaf = arguments[2].clone().requires_grad_()
+        with context:
+            out = group_points(arguments[0], arguments[1], leaf, arguments[3])
+            (out * torch.arange(out.numel()).view(out.shape)).sum().backward()
+        results.append((out.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1])
 
 
 def test_gradients(backend, generator):

@@ -94,6 +94,15 @@ def test_is_one_graph(name, compiled_cpu):
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("name", ["ball_query", "curve_order", "dynamic_voxelize", "hard_voxelize", "roi_grid_pool", "traverse_voxels"])
+def test_numbers_may_be_unknown_too(name, compiled_cpu):
+    """``dynamic=True`` takes the floats of a closure (ranges, radii) for unknown as well."""
+    torch.compiler.reset()
+    traced = flat(torch.compile(CASES[name][0], fullgraph=True, backend="aot_eager", dynamic=True)(points()))
+    for got, want in zip(traced, flat(CASES[name][0](points())), strict=True):
+        assert torch.equal(got, want)
+
+
 GRADIENTS = {
     "roi_grid_pool": lambda x: ops.roi_grid_pool(boxes(x.detach()), x.detach(), x, grid_size=2, radius=0.5, k=4)[0].square().sum(),
     "chamfer_distance": lambda x: ops.chamfer_distance(x[:90], x[90:])[0].sum(),

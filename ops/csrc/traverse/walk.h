@@ -108,26 +108,42 @@ SUITE3D_HOST_DEVICE inline RayWalk make_walk(const Grid& grid, const float* star
   return walk;
 }
 
-// Write the cells of a walk; `limit` of them at most. coords: [batch, z, y, x] each; spans: parameters of entry and exit.
+// The crossings of one axis one after another, with the parameter of the one after next at hand: its division is done by the time that
+// it is needed.
+struct AxisCursor {
+  double next, after;  // 2, beyond every parameter, where there is none
+  int32_t cell, i, last;
+
+  SUITE3D_HOST_DEVICE void begin(const AxisWalk& axis, int32_t first, int32_t end) {
+    cell = axis.cell + axis.step * first, i = first, last = end;
+    next = i < last ? axis.at(i) : 2;
+    after = i + 1 < last ? axis.at(i + 1) : 2;
+  }
+  SUITE3D_HOST_DEVICE double take(const AxisWalk& axis) {
+    const double here = next;
+    cell += axis.step, next = after, ++i;
+    after = i + 1 < last ? axis.at(i + 1) : 2;
+    return here;
+  }
+};
+
+// Write the first `limit` cells of a walk, which it has. coords: [batch, z, y, x] each; spans: parameters of entry and exit.
 SUITE3D_HOST_DEVICE inline void write_walk(const RayWalk& walk, int32_t batch, int64_t limit, int32_t* coords, float* spans) {
   int32_t first[3], last[3];
-  double begin, end, next[3];
+  double begin, end;
   if (limit <= 0 || walk.clip(first, last, &begin, &end) == 0) return;
-  int32_t cell[3];
-  for (int a = 0; a < 3; ++a) {
-    cell[a] = walk.axis[a].cell + walk.axis[a].step * first[a];
-    next[a] = first[a] < last[a] ? walk.axis[a].at(first[a]) : 2;  // beyond every parameter
-  }
-  for (int64_t i = 0;; ++i) {
-    int a = next[1] < next[0] ? 1 : 0;
-    if (next[2] < next[a]) a = 2;
-    const double here = next[a] < 2 ? next[a] : end;
-    coords[4 * i] = batch, coords[4 * i + 1] = cell[2], coords[4 * i + 2] = cell[1], coords[4 * i + 3] = cell[0];
-    spans[2 * i] = static_cast<float>(begin), spans[2 * i + 1] = static_cast<float>(here);
-    if (i + 1 == limit) return;
-    begin = here;
-    cell[a] += walk.axis[a].step;
-    next[a] = ++first[a] < last[a] ? walk.axis[a].at(first[a]) : 2;
+  AxisCursor x, y, z;
+  x.begin(walk.axis[0], first[0], last[0]), y.begin(walk.axis[1], first[1], last[1]), z.begin(walk.axis[2], first[2], last[2]);
+  for (int64_t i = 0; i < limit; ++i, coords += 4, spans += 2) {
+    coords[0] = batch, coords[1] = z.cell, coords[2] = y.cell, coords[3] = x.cell;
+    spans[0] = static_cast<float>(begin);
+    if (x.next <= y.next && x.next <= z.next)
+      begin = x.take(walk.axis[0]);
+    else if (y.next <= z.next)
+      begin = y.take(walk.axis[1]);
+    else
+      begin = z.take(walk.axis[2]);
+    spans[1] = static_cast<float>(begin < 2 ? begin : end);
   }
 }
 

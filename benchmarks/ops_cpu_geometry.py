@@ -29,8 +29,10 @@ from machine import describe  # noqa: E402
 from ops_cpu import scan  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
+from suite3d.ops.curves import CurveName  # noqa: E402
 
 Run = Callable[[], object]
+CURVES: tuple[CurveName, ...] = ("z", "hilbert")
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,40 @@ def box_rows(points: Tensor) -> list[Row]:
     return rows + compare("points_in_boxes_mask 100 x 120000", lambda: ops.points_in_boxes_mask(points, boxes), {})
 
 
+def curve_rows(points: Tensor) -> list[Row]:
+    cells = ((points - points.amin(0)) / 0.05).int()
+    rows = []
+    for curve in CURVES:
+
+        def by_argsort(curve: CurveName = curve) -> object:
+            return ops.curve_codes(cells, curve).argsort()
+
+        rows += compare(f"curve_order {curve}, {len(cells)} cells", partial(ops.curve_order, cells, curve), {"own codes, torch.argsort": by_argsort})
+    return rows
+
+
+def ray_rows(points: Tensor) -> list[Row]:
+    grid = ((-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), (0.2, 0.2, 0.2))
+    beams = partial(ops.traverse_voxels, torch.zeros(1, 3).expand_as(points), points, *grid, include_end=False)
+    return compare(f"traverse_voxels, {len(beams()[0]) / 1e6:.1f}M voxels", beams, {})
+
+
+def roi_rows(points: Tensor) -> list[Row]:
+    boxes, keypoints = random_boxes(128, 40.0, 5), subset(points, 4096, 3)
+    feats = torch.randn(len(keypoints), 128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    pool = partial(ops.roi_grid_pool, boxes, keypoints, feats, grid_size=6, radius=1.6, k=16)
+
+    def both() -> None:
+        pool()[0].sum().backward()
+
+    rows = compare("roi_grid_pool 128 x 216, 4096 points", both, {})
+    grid, size = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0), (0.4, 0.4, 0.4)
+    coords, row, order = ops.dynamic_voxelize(points, torch.tensor([0, len(points)]), grid, size)
+    level = ops.SparseTensor(coords=coords, feats=ops.scatter_mean(points[order], row, len(coords)), spatial_shape=(20, 256, 256), batch_size=1)
+    look_up = partial(ops.roi_grid_pool_voxels, boxes, level, start=grid[:3], voxel_size=size, grid_size=6, distance=4, k=16)
+    return rows + compare(f"roi_grid_pool_voxels, {len(coords)} voxels", look_up, {})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -216,6 +252,7 @@ def main() -> None:
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms':36s} {'who':24s} {'wall':>10s} {'cpu':>10s} {'wall ratio':>10s}")
     rows = sampling_rows(points) + neighbour_rows(points, options.threads) + chamfer_rows(points, options.threads) + box_rows(points)
+    rows += curve_rows(points) + ray_rows(points) + roi_rows(points)
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu_geometry.json"
         target.parent.mkdir(exist_ok=True)

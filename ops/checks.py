@@ -19,8 +19,9 @@ def expect(condition: bool, message: str) -> None:
 def expect_tensor(value: Tensor, name: str, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:
     """Check dimension count, fixed sizes (None = any) and dtype."""
     fits = value.dim() == len(shape) and all(want is None or have == want for have, want in zip(value.shape, shape, strict=True))
-    wanted = "(" + ", ".join("*" if size is None else str(size) for size in shape) + ")"
-    expect(fits, f"{name}: expected shape {wanted}, got {tuple(value.shape)}")
+    if not fits:  # the message only then: torch.compile does not print sizes that it does not know
+        wanted = "(" + ", ".join("*" if size is None else str(size) for size in shape) + ")"
+        raise ValueError(f"{name}: expected shape {wanted}, got {tuple(value.shape)}")
     kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
     expect(value.dtype in dtypes, f"{name}: expected {kinds}, got {str(value.dtype).removeprefix('torch.')}")
 

@@ -38,14 +38,33 @@ def _boxes(device: str, count: int = 40) -> Tensor:
     return (low + torch.rand(count, 7, generator=generator) * (high - low)).to(device)
 
 
-def _convolution(device: str, kind: str) -> Tensor:
+def _voxels(device: str) -> ops.SparseTensor:
     xyz, offsets = _scene(device)
     coords, row, order = ops.dynamic_voxelize(xyz, offsets, (0.0, 0.0, 0.0, 20.0, 20.0, 3.2), (0.4, 0.4, 0.4))
-    voxels = ops.SparseTensor(coords=coords, feats=ops.scatter_mean(xyz[order], row, len(coords)), spatial_shape=(8, 50, 50), batch_size=2)
+    return ops.SparseTensor(coords=coords, feats=ops.scatter_mean(xyz[order], row, len(coords)), spatial_shape=(8, 50, 50), batch_size=2)
+
+
+def _voxel_query(device: str) -> Tensor:
+    xyz, offsets = _scene(device)
+    voxels = _voxels(device)
+    index, _ = ops.voxel_query(
+        xyz,
+        voxels.coords,
+        spatial_shape=voxels.spatial_shape,
+        start=(0.0, 0.0, 0.0),
+        voxel_size=(0.4, 0.4, 0.4),
+        distance=3,
+        k=8,
+        query_offsets=offsets,
+    )
+    return index
+
+
+def _convolution(device: str, kind: str) -> Tensor:
     torch.manual_seed(0)
     layer = ops.SubMConv3d(3, 16, 3) if kind == "submanifold" else ops.SparseConv3d(3, 16, 3, stride=2, padding=1)
     with torch.no_grad():
-        result: Tensor = layer.to(device)(voxels).feats
+        result: Tensor = layer.to(device)(_voxels(device)).feats
     return result
 
 
@@ -70,6 +89,11 @@ def cases(device: str) -> dict[str, Callable[[], Tensor]]:
         "box_iou_3d": lambda: ops.box_iou_3d(boxes, boxes),
         "nms_rotated": lambda: ops.nms_rotated(boxes, scores, 0.2),
         "chamfer_distance": lambda: torch.cat(list(ops.chamfer_distance(xyz[:1200], xyz[1200:])[:2])),
+        "curve_codes": lambda: ops.curve_codes((xyz * 16).int(), "hilbert", depth=9),
+        "curve_order": lambda: ops.curve_order((xyz * 16).int(), "z", depth=9, offsets=offsets)[0],
+        "traverse_voxels": lambda: torch.cat([x.double() for x in ops.traverse_voxels(xyz, xyz.flip(0), *grid, offsets=offsets)[::2]], dim=1),
+        "roi_grid_pool": lambda: ops.roi_grid_pool(boxes, xyz, xyz, grid_size=4, radius=0.6, k=8)[0],
+        "voxel_query": lambda: _voxel_query(device),
         "submanifold convolution": lambda: _convolution(device, "submanifold"),
         "strided convolution": lambda: _convolution(device, "strided"),
     }

@@ -67,8 +67,8 @@ def out_shape(spatial_shape: Triple, kernel: Triple, stride: Triple, padding: Tr
     return shape[0], shape[1], shape[2]
 
 
-def _check(coords: Tensor, spatial_shape: Triple, batch_size: int) -> None:
-    """Reads the values, so only where the CPU has them at hand."""
+def check_coords(coords: Tensor, spatial_shape: Triple, batch_size: int) -> None:
+    """ValueError unless the voxels are inside the grid and sorted, each once. Reads the values, so only where the CPU has them at hand."""
     if coords.device.type != "cpu" or torch.compiler.is_compiling() or len(coords) == 0:
         return
     limits = coords.new_tensor((batch_size, *spatial_shape))
@@ -93,7 +93,7 @@ def submanifold_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, k
     expect(all(size % 2 == 1 for size in kernel), f"kernel: a submanifold convolution needs odd sizes, got {kernel}")
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("submanifold_map", coords.device.type)
-    explain = functools.partial(_check, coords, spatial_shape, batch_size)
+    explain = functools.partial(check_coords, coords, spatial_shape, batch_size)
     if compiled is None:
         explain()
         table = reference.submanifold_map(coords, spatial_shape, kernel)
@@ -110,7 +110,7 @@ def strided_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, kerne
     shape = out_shape(spatial_shape, kernel, stride, padding)
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("strided_map", coords.device.type)
-    explain = functools.partial(_check, coords, spatial_shape, batch_size)
+    explain = functools.partial(check_coords, coords, spatial_shape, batch_size)
     if compiled is None:
         explain()
         found = reference.strided_map(coords, spatial_shape, kernel, stride, padding)

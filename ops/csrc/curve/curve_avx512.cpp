@@ -1,0 +1,1 @@
+#include "curve/curve_kernel.h"

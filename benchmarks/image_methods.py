@@ -2,7 +2,7 @@
 
     python benchmarks/image_methods.py [--data digits] [--steps 300] [--seeds 3] [--only NAME ...] [--json FILE] [--sheet FILE.png]
 
-Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 32 pixels). Every method trains on the
+Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 32 pixels), in 4 x 4 patches. Every method trains on the
 training pictures without labels; probes fit on them with labels and score the validation pictures. Methods that take tokens or any encoder
 use one small vision transformer; those that need a map of features use one small ResNet-18: compare within an encoder. Recipes are those of
 ``configs/``, whose learning rates were not tuned for this table. Finished runs are kept under ``--runs`` and not trained again.
@@ -48,6 +48,7 @@ DATA = {
     "digits": ["data.kind=digits", "augment.size=16", "augment.flip=0", "augment.area=[0.6,1.0]"],
     "fractals": ["data.kind=fractals", "augment.size=32"],
 }
+BATCH = 32
 TRANSFORMER = ["dim=64", "depth=3", "heads=2"]
 NETWORK = ["depth=18", "width=8", "stem=small"]
 CLASS_TOKEN = ("dino", "ibot", "mugs")
@@ -96,7 +97,7 @@ def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
             token = [] if recipe.name in CLASS_TOKEN else ["class_token=false"]
             found += [f"{part.name}.vit.{one}" for one in (*token, *TRANSFORMER, patch)]
         elif part.name == "local":
-            found += ["local.size=8", "local.area=[0.3,0.6]"] if data == "digits" else []
+            found += ["local.size=8", "local.area=[0.5,0.9]"] if data == "digits" else []
         elif part.name == "encoder":
             found += [f"encoder.{one}" for one in NETWORK]
     return found
@@ -109,7 +110,7 @@ def configure(recipe: Recipe, data: str, folder: Path, seed: int, steps: int) ->
     for kind in ("vit", "resnet"):
         place = folder / f"{recipe.name}_{seed}"
         try:
-            config = resolve(recipe, [*settings_of(recipe, data, kind), *loop, f"run.dir={place}", "train.batch_size=64"])
+            config = resolve(recipe, [*settings_of(recipe, data, kind), *loop, f"run.dir={place}", f"train.batch_size={BATCH}"])
             with torch.random.fork_rng():
                 config.task()
         except (ConfigError, ValueError) as error:

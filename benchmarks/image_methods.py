@@ -2,10 +2,11 @@
 
     python benchmarks/image_methods.py [--data digits] [--steps 300] [--seeds 3] [--only NAME ...] [--json FILE] [--sheet FILE.png]
 
-Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 32 pixels), in 4 x 4 patches. Every method trains on the
-training pictures without labels; probes fit on them with labels and score the validation pictures. Methods that take tokens or any encoder
-use one small vision transformer; those that need a map of features use one small ResNet-18: compare within an encoder. Recipes are those of
-``configs/``, whose learning rates were not tuned for this table. Finished runs are kept under ``--runs`` and not trained again.
+Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 32 pixels), both on a grid of 4 x 4 patches.
+Every method trains on the training pictures without labels; probes fit on them with labels and score the validation pictures. Methods that
+take tokens or any encoder use one small vision transformer; those that need a map of features use one small ResNet-18: compare within an
+encoder. Recipes are those of ``configs/``, whose learning rates were not tuned for this table. Finished runs are kept under ``--runs`` and not
+trained again.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ inline int64_t order_rows(const float* xyz, int64_t begin, int64_t end, bool cur
   const CurveKernels kernels = curve_kernels();
   int64_t count = end - begin;
   float low[3], high[3];
-  const bool finite = count > 0 && kernels.bounds(xyz + 3 * begin, count, low, high);
+  const bool finite = curve && count > 0 && kernels.bounds(xyz + 3 * begin, count, low, high);  // a small cloud needs no bounds
   if (finite) {
     for (int64_t i = 0; i < count; ++i) rows[i] = static_cast<int32_t>(begin + i);
   } else {
@@ -44,7 +44,7 @@ inline int64_t order_rows(const float* xyz, int64_t begin, int64_t end, bool cur
       const float* p = xyz + 3 * i;
       if (!is_finite(p)) continue;
       rows[count++] = static_cast<int32_t>(i);
-      for (int axis = 0; axis < 3; ++axis) low[axis] = std::min(low[axis], p[axis]), high[axis] = std::max(high[axis], p[axis]);
+      for (int axis = 0; curve && axis < 3; ++axis) low[axis] = std::min(low[axis], p[axis]), high[axis] = std::max(high[axis], p[axis]);
     }
   }
   if (!curve || count == 0) return count;

@@ -90,7 +90,7 @@ def test_gradcheck_in_double(kind, coords_of, generator):
 
 
 @pytest.mark.parametrize("kind", ["submanifold", "strided", "inverse"])
-@pytest.mark.parametrize(("cin", "cout"), [(1, 1), (3, 16), (33, 20), (64, 64), (128, 72)])
+@pytest.mark.parametrize(("cin", "cout"), [(1, 1), (3, 16), (33, 20), (64, 64), (128, 72), (300, 104)])
 def test_parity_and_threads(kind, cin, cout, same, compiled_cpu, coords_of, generator):
     shape = (6, 30, 40)
     coords = coords_of(shape, 2, 1500, generator)

@@ -32,7 +32,7 @@ class Boxes {
       const double values[6] = {box[0], box[1], length * .5, width * .5, std::cos(yaw), std::sin(yaw)};
       for (int field = 0; field < 6; ++field) exact_[field * count + i] = values[field];
       quick_[i] = box[0], quick_[padded(count) + i] = box[1];
-      quick_[2 * padded(count) + i] = static_cast<float>(.50001 * std::hypot(length, width));
+      quick_[2 * padded(count) + i] = static_cast<float>(.50001 * std::sqrt(length * length + width * width));
     }
   }
 

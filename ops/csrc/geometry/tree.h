@@ -5,109 +5,62 @@
 #include <cmath>
 
 #include "common.h"
+#include "geometry/curve.h"
+#include "geometry/sort.h"
 #include "geometry/views.h"
 
 namespace suite3d {
 
-constexpr int AXIS_BITS = 13;  // of a curve index: 2 cm in a cube of 160 m, and four digits to sort
-constexpr int BLOCK = 64;
+struct CurveKernels {
+  BoundsKernel* bounds = any::point_bounds;
+  CurveKernel* keys = any::curve_keys;
+};
 
-inline uint64_t spread_bits(uint64_t v) {
-  v = (v | v << 32) & 0x1f00000000ffffull;
-  v = (v | v << 16) & 0x1f0000ff0000ffull;
-  v = (v | v << 8) & 0x100f00f00f00f00full;
-  v = (v | v << 4) & 0x10c30c30c30c30c3ull;
-  return (v | v << 2) & 0x1249249249249249ull;
-}
-
-// Position along the Hilbert curve of the cells of a block of points, in place of their first coordinate (Skilling 2004, "Programming
-// the Hilbert curve": undo the excess rotations of every level, then Gray-code). Leaves along it have smaller boxes than along the
-// Morton curve, which jumps: a third fewer of them are visited. Written without branches for the vectoriser.
-inline void hilbert_block(uint32_t (&cell)[3][BLOCK], uint64_t (&index)[BLOCK]) {
-  for (int level = AXIS_BITS - 1; level > 0; --level) {
-    const uint32_t below = (1u << level) - 1;
-    for (int axis = 0; axis < 3; ++axis) {
-      for (int i = 0; i < BLOCK; ++i) {
-        const uint32_t set = 0u - (cell[axis][i] >> level & 1), swapped = (cell[0][i] ^ cell[axis][i]) & below & ~set;
-        cell[0][i] ^= swapped | (below & set);
-        if (axis > 0) cell[axis][i] ^= swapped;
-      }
-    }
-  }
-  for (int i = 0; i < BLOCK; ++i) cell[1][i] ^= cell[0][i];
-  for (int i = 0; i < BLOCK; ++i) cell[2][i] ^= cell[1][i];
-  for (int i = 0; i < BLOCK; ++i) {
-    uint32_t turn = cell[2][i];  // becomes, bit by bit, the parity of the bits above
-    turn ^= turn >> 1, turn ^= turn >> 2, turn ^= turn >> 4, turn ^= turn >> 8, turn ^= turn >> 16;
-    turn >>= 1;
-    for (int axis = 0; axis < 3; ++axis) cell[axis][i] ^= turn;
-  }
-  for (int i = 0; i < BLOCK; ++i) index[i] = spread_bits(cell[0][i]) << 2 | spread_bits(cell[1][i]) << 1 | spread_bits(cell[2][i]);
+inline CurveKernels curve_kernels() {
+#ifdef SUITE3D_X86
+  if (isa() == Isa::avx512) return {avx512::point_bounds, avx512::curve_keys};
+  if (isa() == Isa::avx2) return {avx2::point_bounds, avx2::curve_keys};
+#endif
+  return {};
 }
 
 inline bool is_finite(const float* p) { return std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]); }
 
-// Sort keys by their bits from `low` on; equal ones come in their order.
-inline void sort_keys(std::vector<uint64_t>& keys, int low) {
-  constexpr int DIGIT = 10, DIGITS = 4, VALUES = 1 << DIGIT;
-  static_assert(DIGIT * DIGITS >= 3 * AXIS_BITS, "every bit of the curve index is sorted");
-  if (keys.size() < 512) {
-    std::sort(keys.begin(), keys.end());  // the low bits number the keys
-    return;
-  }
-  std::vector<uint64_t> other(keys.size());
-  std::vector<uint32_t> begin(DIGITS * VALUES, 0);
-  for (uint64_t key : keys)
-    for (int digit = 0; digit < DIGITS; ++digit) ++begin[digit * VALUES + (key >> (low + digit * DIGIT) & (VALUES - 1))];
-  for (int digit = 0; digit < DIGITS; ++digit) {
-    uint32_t* next = begin.data() + digit * VALUES;
-    uint32_t total = 0, most = 0;
-    for (int value = 0; value < VALUES; ++value) {
-      const uint32_t count = next[value];
-      most = std::max(most, count);
-      next[value] = total;
-      total += count;
-    }
-    if (most == keys.size()) continue;  // one value: in order already
-    const int shift = low + digit * DIGIT;
-    for (uint64_t key : keys) other[next[key >> shift & (VALUES - 1)]++] = key;
-    keys.swap(other);
-  }
-}
+// Bits an axis of the cells that points are ordered by: 4 cm in a cube of 160 m for a large cloud; fewer to sort for a small one.
+inline int axis_bits(int64_t count) { return count <= 2048 ? 9 : count <= 32768 ? 11 : 12; }
 
 // Write the finite rows [begin, end) of `xyz` to `rows`, in row order or along the curve. Returns their number.
 inline int64_t order_rows(const float* xyz, int64_t begin, int64_t end, bool curve, int32_t* rows) {
-  int64_t count = 0;
-  float low[3] = {INFINITY, INFINITY, INFINITY}, high[3] = {-INFINITY, -INFINITY, -INFINITY};
-  for (int64_t i = begin; i < end; ++i) {
-    const float* p = xyz + 3 * i;
-    if (!is_finite(p)) continue;
-    rows[count++] = static_cast<int32_t>(i);
-    for (int axis = 0; axis < 3; ++axis) low[axis] = std::min(low[axis], p[axis]), high[axis] = std::max(high[axis], p[axis]);
+  const CurveKernels kernels = curve_kernels();
+  int64_t count = end - begin;
+  float low[3], high[3];
+  const bool finite = curve && count > 0 && kernels.bounds(xyz + 3 * begin, count, low, high);  // a small cloud needs no bounds
+  if (finite) {
+    for (int64_t i = 0; i < count; ++i) rows[i] = static_cast<int32_t>(begin + i);
+  } else {
+    count = 0;
+    for (int axis = 0; axis < 3; ++axis) low[axis] = INFINITY, high[axis] = -INFINITY;
+    for (int64_t i = begin; i < end; ++i) {
+      const float* p = xyz + 3 * i;
+      if (!is_finite(p)) continue;
+      rows[count++] = static_cast<int32_t>(i);
+      for (int axis = 0; curve && axis < 3; ++axis) low[axis] = std::min(low[axis], p[axis]), high[axis] = std::max(high[axis], p[axis]);
+    }
   }
   if (!curve || count == 0) return count;
   double extent = 0;
   for (int axis = 0; axis < 3; ++axis) extent = std::max(extent, static_cast<double>(high[axis]) - low[axis]);
   if (!(extent > 0)) return count;
-  int row_bits = 1;
-  while ((int64_t{1} << row_bits) < count) ++row_bits;
-  const int dropped = std::max(0, row_bits + 3 * AXIS_BITS - 64);  // only beyond 33 million points
-  const double scale = ((1 << AXIS_BITS) - 1) / extent;
+  const int row_bits = std::max(1, bit_width(count)), axis = std::min(axis_bits(count), (64 - row_bits) / 3);
   std::vector<uint64_t> keys(count);
-  for (int64_t at = 0; at < count; at += BLOCK) {
-    uint32_t cell[3][BLOCK];
-    uint64_t index[BLOCK];
-    for (int i = 0; i < BLOCK; ++i) {
-      const float* p = xyz + 3 * static_cast<int64_t>(rows[std::min(at + i, count - 1)]);
-      for (int axis = 0; axis < 3; ++axis)
-        cell[axis][i] = static_cast<uint32_t>(static_cast<int32_t>((static_cast<double>(p[axis]) - low[axis]) * scale));
-    }
-    hilbert_block(cell, index);
-    for (int64_t i = at; i < std::min(count, at + BLOCK); ++i) keys[i] = (index[i - at] >> dropped) << row_bits | static_cast<uint64_t>(i);
-  }
-  sort_keys(keys, row_bits);
-  const std::vector<int32_t> unsorted(rows, rows + count);
+  kernels.keys(xyz, rows, count, low, extent, axis, row_bits, keys.data());
+  sort_keys(keys, row_bits, axis);
   const uint64_t mask = (uint64_t{1} << row_bits) - 1;
+  if (finite) {
+    for (int64_t i = 0; i < count; ++i) rows[i] = static_cast<int32_t>(begin + static_cast<int64_t>(keys[i] & mask));
+    return count;
+  }
+  const std::vector<int32_t> unsorted(rows, rows + count);
   for (int64_t i = 0; i < count; ++i) rows[i] = unsorted[keys[i] & mask];
   return count;
 }

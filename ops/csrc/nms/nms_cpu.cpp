@@ -1,5 +1,6 @@
 // Greedy non-maximum suppression of rotated boxes. The boxes lie sorted by x, so that a kept box looks only at a window around it.
 #include "box_iou/boxes.h"
+#include "geometry/sort.h"
 
 namespace suite3d {
 namespace {
@@ -11,10 +12,18 @@ Tensor nms_rotated(const Tensor& boxes_any, const Tensor& order_any, double iou_
   SUITE3D_CHECK(order_tensor.numel() == count, "order must have one entry for each box");
   for (int64_t i = 0; i < count; ++i) SUITE3D_CHECK(0 <= order[i] && order[i] < count, "order must hold rows of boxes");
 
-  std::vector<int64_t> by_x(count);
-  for (int64_t i = 0; i < count; ++i) by_x[i] = i;
+  SUITE3D_CHECK(count <= INT32_MAX, "nms: ", count, " boxes, more than int32 rows hold");
   auto x_of = [&](int64_t row) { return std::isnan(rows[7 * row]) ? std::numeric_limits<float>::infinity() : rows[7 * row]; };
-  std::stable_sort(by_x.begin(), by_x.end(), [&](int64_t a, int64_t b) { return x_of(a) < x_of(b); });
+  std::vector<uint64_t> keys(count);  // x as an integer of the same order, then the row
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = x_of(i);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    keys[i] = static_cast<uint64_t>(bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u)) << 31 | static_cast<uint64_t>(i);
+  }
+  sort_keys(keys, 31, 11);
+  std::vector<int64_t> by_x(count);
+  for (int64_t i = 0; i < count; ++i) by_x[i] = static_cast<int64_t>(keys[i] & INT32_MAX);
   std::vector<int64_t> place(count);
   std::vector<float> x(count);
   for (int64_t i = 0; i < count; ++i) place[by_x[i]] = i, x[i] = x_of(by_x[i]);

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kLanes = 4, kColumns = 2;
 constexpr int rows_for(int) { return 4; }
+constexpr int outer_rows_for(int columns) { return rows_for(columns); }
 typedef float V __attribute__((vector_size(16)));
 inline V load(const float* p) {
   V v;
@@ -45,11 +46,28 @@ const ConvTiles& tiles() {
 }
 
 constexpr int64_t kTile = 256;   // output rows a tile
-constexpr int64_t kChunk = 64;    // pairs summed in registers before they are added to a weight gradient
+constexpr int64_t kChunk = 64;   // most pairs summed in registers before they are added to a weight gradient
+constexpr int64_t kGradients = 65536;  // weight gradients a task adds up: these stay in the second cache, and leave room for the rows
 
 int64_t padded(int64_t width, const ConvTiles& tile) { return (width + tile.lanes - 1) / tile.lanes * tile.lanes; }
 
-// out[o] = bias + sum over k of x[map[k, o]] w[k]; w packed (K, depth, padded width).
+// Weights of every offset as panels of columns, see tiles.h; weight(k, d, c) is read for c < width only.
+template <class Weight>
+Scratch<float> pack(int64_t volume, int64_t depth, int64_t width, const ConvTiles& tile, const Weight& weight) {
+  const int64_t wide = padded(width, tile), panels = (wide + tile.panel - 1) / tile.panel;
+  Scratch<float> packed(volume * depth * wide);
+  parallel_for(volume * panels, 1 + 32768 / (depth * tile.panel + 1), [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t k = task / panels, begin = task % panels * tile.panel, columns = std::min<int64_t>(tile.panel, wide - begin);
+      float* panel = packed.get() + (k * wide + begin) * depth;
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t d = 0; d < depth; ++d) panel[d * columns + c] = begin + c < width ? weight(k, d, begin + c) : 0.0f;
+    }
+  });
+  return packed;
+}
+
+// out[o] = bias + sum over k of x[map[k, o]] w[k]; w as pack() makes it.
 void convolve(const float* x, int64_t depth, const float* w, int64_t width, const float* bias, const int32_t* map, int64_t volume, int64_t outputs,
               float* out) {
   const ConvTiles& tile = tiles();
@@ -85,14 +103,10 @@ Tensor sparse_conv(Tensor feats, Tensor weight, std::optional<Tensor> bias, Tens
   forward_map = as_contiguous(forward_map);
   if (bias) bias = as_contiguous(*bias);
   const Shape s = shape_of(weight);
-  const int64_t outputs = forward_map.size(1), wide = padded(s.out, tiles());
+  const int64_t outputs = forward_map.size(1);
   const float* source = data<float>(weight);
-  Scratch<float> packed(s.volume * s.in * wide);  // (out, K, in) -> (K, in, out)
-  parallel_for(s.volume, 1 + 16384 / (s.in * wide), [&](int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; ++k)
-      for (int64_t i = 0; i < s.in; ++i)
-        for (int64_t o = 0; o < wide; ++o) packed[(k * s.in + i) * wide + o] = o < s.out ? source[(o * s.volume + k) * s.in + i] : 0.0f;
-  });
+  Scratch<float> packed =
+      pack(s.volume, s.in, s.out, tiles(), [&](int64_t k, int64_t i, int64_t o) { return source[(o * s.volume + k) * s.in + i]; });
   Tensor out = empty({outputs, s.out}, ScalarType::Float, feats);
   convolve(data<float>(feats), s.in, packed.get(), s.out, bias ? data<float>(*bias) : nullptr, data<int32_t>(forward_map), s.volume, outputs,
            mutable_data<float>(out));
@@ -104,22 +118,18 @@ Tensor sparse_conv_input_grad(Tensor grad, Tensor weight, Tensor backward_map, b
   weight = as_contiguous(weight);
   backward_map = as_contiguous(backward_map);
   const Shape s = shape_of(weight);
-  const int64_t inputs = backward_map.size(1), wide = padded(s.in, tiles());
+  const int64_t inputs = backward_map.size(1);
   const float* source = data<float>(weight);
-  Scratch<float> packed(s.volume * s.out * wide);  // (out, K, in) -> (K, out, in)
-  parallel_for(s.volume, 1 + 16384 / (s.out * wide), [&](int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; ++k) {
-      const int64_t from = mirrored ? s.volume - 1 - k : k;
-      for (int64_t o = 0; o < s.out; ++o)
-        for (int64_t i = 0; i < wide; ++i) packed[(k * s.out + o) * wide + i] = i < s.in ? source[(o * s.volume + from) * s.in + i] : 0.0f;
-    }
+  Scratch<float> packed = pack(s.volume, s.out, s.in, tiles(), [&](int64_t k, int64_t o, int64_t i) {
+    return source[(o * s.volume + (mirrored ? s.volume - 1 - k : k)) * s.in + i];
   });
   Tensor out = empty({inputs, s.in}, ScalarType::Float, grad);
   convolve(data<float>(grad), s.out, packed.get(), s.in, nullptr, data<int32_t>(backward_map), s.volume, inputs, mutable_data<float>(out));
   return out;
 }
 
-// weight_grad[o, k, i] = sum over pairs of grad[output, o] feats[input, i]; pairs in order of the outputs, in chunks.
+// weight_grad[o, k, i] = sum over pairs of grad[output, o] feats[input, i], tile of outputs after tile. A task adds up a few kernel
+// offsets for some output channels; each of its sums has one order, so the sharing out does not change the result.
 Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
   feats = as_contiguous(feats);
   grad = as_contiguous(grad);
@@ -130,7 +140,6 @@ Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
   const float *x = data<float>(feats), *y = data<float>(grad);
   const int32_t* map = data<int32_t>(forward_map);
   float* target = mutable_data<float>(result);
-  const int64_t high = 96, blocks = (out + high - 1) / high;  // a task: one offset, up to 96 output channels, all input channels
   const int64_t wide = padded(in, tile);
   Scratch<float> aligned(wide == in ? 1 : feats.size(0) * wide);  // rows padded so that whole vectors can be read
   if (wide != in) {
@@ -142,15 +151,29 @@ Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
     });
     x = aligned.get();
   }
-  parallel_tasks(volume * blocks, [&](int64_t task) {
-    const int64_t k = task / blocks, first = task % blocks * high, height = std::min(high, out - first);
-    std::vector<int32_t> rows(outputs + 16), positions(outputs + 16);
-    const int64_t pairs = tile.compact(map + k * outputs, outputs, rows.data(), positions.data());
-    float* block = target + (first * volume + k) * in;
-    for (int64_t r = 0; r < height; ++r) std::fill_n(block + r * volume * in, in, 0.0f);
-    for (int64_t begin = 0; begin < pairs; begin += kChunk)
-      tile.outer(y + first, out, x, wide, positions.data() + begin, rows.data() + begin, std::min(kChunk, pairs - begin), height, in, block,
-                 volume * in);
+  const int64_t high = 96, blocks = (out + high - 1) / high, offset_size = std::min(high, out) * wide;
+  const int64_t share = volume * blocks / (4 * num_threads());  // offsets a task, so that every thread has a few tasks
+  const int64_t group = std::max<int64_t>(1, std::min(share, kGradients / std::max<int64_t>(offset_size, 1))), groups = (volume + group - 1) / group;
+  parallel_tasks(groups * blocks, [&](int64_t task) {
+    const int64_t first = task / blocks * group, last = std::min(volume, first + group);
+    const int64_t channel = task % blocks * high, height = std::min(high, out - channel);
+    std::vector<float> sums((last - first) * offset_size, 0.0f);
+    int32_t rows[kTile + 16], positions[kTile + 16];
+    for (int64_t start = 0; start < outputs; start += kTile) {
+      const int64_t count = std::min(kTile, outputs - start);
+      for (int64_t k = first; k < last; ++k) {
+        const int64_t pairs = tile.compact(map + k * outputs + start, count, rows, positions);
+        const int64_t chunks = (pairs + kChunk - 1) / kChunk;
+        for (int64_t c = 0; c < chunks; ++c) {
+          const int64_t begin = pairs * c / chunks, end = pairs * (c + 1) / chunks;
+          tile.outer(y + start * out + channel, out, x, wide, positions + begin, rows + begin, end - begin, height, wide,
+                     sums.data() + (k - first) * offset_size);
+        }
+      }
+    }
+    for (int64_t k = first; k < last; ++k)
+      for (int64_t o = 0; o < height; ++o)
+        std::copy_n(sums.data() + (k - first) * offset_size + o * wide, in, target + ((channel + o) * volume + k) * in);
   });
   return result;
 }

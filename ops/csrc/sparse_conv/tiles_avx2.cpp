@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kLanes = 8, kColumns = 2;
 constexpr int rows_for(int columns) { return columns == 2 ? 6 : 8; }  // sums and columns in 16 registers
+constexpr int outer_rows_for(int columns) { return rows_for(columns); }
 using V = __m256;
 inline V load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, V v) { _mm256_storeu_ps(p, v); }

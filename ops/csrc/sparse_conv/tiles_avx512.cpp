@@ -7,6 +7,7 @@ namespace {
 
 constexpr int kLanes = 16, kColumns = 4;
 constexpr int rows_for(int columns) { return columns == 4 ? 6 : columns == 3 ? 8 : 12; }  // sums and columns in 32 registers
+constexpr int outer_rows_for(int columns) { return columns == 1 ? 16 : columns == 2 ? 8 : 6; }  // divides most numbers of channels
 using V = __m512;
 inline V load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, V v) { _mm512_storeu_ps(p, v); }

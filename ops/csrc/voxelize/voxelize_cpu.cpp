@@ -5,17 +5,35 @@
 namespace suite3d {
 namespace {
 
-// False for a point out of range or NaN. True division: a multiplication by the reciprocal puts some points elsewhere.
-inline bool cell_of(const Grid& grid, const float* p, uint64_t* cell) {
-  const float fx = (p[0] - grid.start[0]) / grid.size[0];
-  const float fy = (p[1] - grid.start[1]) / grid.size[1];
-  const float fz = (p[2] - grid.start[2]) / grid.size[2];
-  const bool inside = (fx >= 0) & (fy >= 0) & (fz >= 0) & (fx < static_cast<float>(grid.cells[0])) & (fy < static_cast<float>(grid.cells[1])) &
-                      (fz < static_cast<float>(grid.cells[2]));
-  if (!inside) return false;
-  *cell = (static_cast<uint64_t>(fz) << grid.shift_z) | (static_cast<uint64_t>(fy) << grid.shift_y) | static_cast<uint64_t>(fx);
-  return true;
-}
+constexpr int kBlock = 16;  // points whose cells are computed at a time: whole vectors, whatever their width
+
+// Cells of points, a block at a time.
+class Cells {
+ public:
+  explicit Cells(const Grid& grid) : grid_(grid) {
+    for (int i = 0; i < 3 * kBlock; ++i)
+      start_[i] = grid.start[i % 3], size_[i] = grid.size[i % 3], limit_[i] = static_cast<float>(grid.cells[i % 3]);
+  }
+
+  // inside[i] is 0 for a point out of range or NaN. True division: a multiplication by the reciprocal puts some points elsewhere.
+  void of_block(const float* p, uint64_t* cell, uint32_t* inside) const {
+    int32_t along[3 * kBlock], within[3 * kBlock];
+    for (int i = 0; i < 3 * kBlock; ++i) {
+      const float place = (p[i] - start_[i]) / size_[i];
+      within[i] = (place >= 0) & (place < limit_[i]);
+      along[i] = static_cast<int32_t>(within[i] ? place : 0.0f);
+    }
+    for (int i = 0; i < kBlock; ++i) {
+      inside[i] = static_cast<uint32_t>(within[3 * i] & within[3 * i + 1] & within[3 * i + 2]);
+      cell[i] = (static_cast<uint64_t>(along[3 * i + 2]) << grid_.shift_z) | (static_cast<uint64_t>(along[3 * i + 1]) << grid_.shift_y) |
+                static_cast<uint64_t>(along[3 * i]);
+    }
+  }
+
+ private:
+  const Grid& grid_;
+  float start_[3 * kBlock], size_[3 * kBlock], limit_[3 * kBlock];
+};
 
 // What is sorted: (cell, point) in 8 bytes where the cell needs at most 32 bits, in 16 otherwise.
 struct Packed {
@@ -51,33 +69,48 @@ struct Groups {
     const int64_t buckets = int64_t{1} << digit;
     Record *from = memory_a.get(), *to = memory_b.get();
     std::vector<int64_t> begin(parts), end(parts);
-    std::vector<uint32_t> histogram(parts * buckets);
+    std::vector<uint32_t> histograms(passes * parts * buckets, 0u);
+    const int counted = parts == 1 ? passes : 1;  // a single part keeps its points: every histogram can be made at once
+    const Cells cells(grid);
     parallel_parts(count, parts, [&](int64_t part, int64_t first, int64_t last) {  // cells, and the first histogram
-      uint32_t* mine = histogram.data() + part * buckets;
+      uint32_t* mine = histograms.data() + part * buckets;
       int64_t batch = std::upper_bound(offsets, offsets + batch_size + 1, first) - offsets - 1;
       Record* out = from + first;
       for (int64_t i = first; i < last;) {
         while (batch + 1 < batch_size && offsets[batch + 1] <= i) ++batch;
         const int64_t stop = std::min(last, offsets[batch + 1]);
         const uint64_t high = static_cast<uint64_t>(batch) << grid.shift_batch;
-        for (; i < stop; ++i) {
-          uint64_t cell;
-          if (!cell_of(grid, xyz + 3 * i, &cell)) continue;
-          cell |= high;
-          *out++ = Record::make(cell, i);
-          ++mine[cell & mask];
+        for (; i < stop; i += kBlock) {
+          uint64_t cell[kBlock];
+          uint32_t inside[kBlock];
+          const int64_t here = std::min<int64_t>(kBlock, stop - i);
+          if (here == kBlock) {
+            cells.of_block(xyz + 3 * i, cell, inside);
+          } else {
+            float rest[3 * kBlock] = {};
+            std::copy_n(xyz + 3 * i, 3 * here, rest);
+            cells.of_block(rest, cell, inside);
+          }
+          for (int64_t j = 0; j < here; ++j) {  // without a branch: a point out of range is overwritten by the next, and counts for nothing
+            const uint64_t whole = cell[j] | high;
+            *out = Record::make(whole, i + j);
+            out += inside[j];
+            for (int pass = 0; pass < counted; ++pass) mine[pass * buckets + (whole >> (pass * digit) & mask)] += inside[j];
+          }
         }
+        i = stop;
       }
       begin[part] = first;
       end[part] = out - from;
     });
     for (int pass = 0; pass < passes; ++pass) {
       const int shift = pass * digit;
+      uint32_t* const histogram = histograms.data() + pass * parts * buckets;
       if (pass > 0) {
-        std::fill(histogram.begin(), histogram.end(), 0u);
         parallel_parts(points, parts, [&](int64_t part, int64_t first, int64_t last) {
-          uint32_t* mine = histogram.data() + part * buckets;
-          for (int64_t i = first; i < last; ++i) ++mine[(from[i].cell() >> shift) & mask];
+          uint32_t* mine = histogram + part * buckets;
+          if (pass >= counted)
+            for (int64_t i = first; i < last; ++i) ++mine[(from[i].cell() >> shift) & mask];
           begin[part] = first;
           end[part] = last;
         });
@@ -92,7 +125,7 @@ struct Groups {
         }
       points = total;
       parallel_parts(parts, parts, [&](int64_t part, int64_t, int64_t) {
-        uint32_t* mine = histogram.data() + part * buckets;
+        uint32_t* mine = histogram + part * buckets;
         for (int64_t i = begin[part]; i < end[part]; ++i) to[mine[(from[i].cell() >> shift) & mask]++] = from[i];
       });
       std::swap(from, to);
@@ -100,8 +133,8 @@ struct Groups {
     sorted = from;
     first_voxel.assign(parts + 1, 0);
     parallel_parts(points, parts, [&](int64_t part, int64_t first, int64_t last) {
-      int64_t voxels = 0;
-      for (int64_t i = first; i < last; ++i) voxels += starts_voxel(i);
+      int64_t voxels = first == 0 && last > 0;
+      for (int64_t i = std::max<int64_t>(first, 1); i < last; ++i) voxels += sorted[i].cell() != sorted[i - 1].cell();
       first_voxel[part + 1] = voxels;
     });
     for (int64_t part = 0; part < parts; ++part) first_voxel[part + 1] += first_voxel[part];
@@ -156,19 +189,11 @@ int64_t number_voxels(const Groups<Record>& groups, const Grid& grid, int64_t ma
   return kept;
 }
 
-template <class Record>
-Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, const Grid& grid, int64_t max_points, int64_t max_voxels) {
-  const Groups<Record> groups(data<float>(xyz), data<int64_t>(offsets), offsets.size(0) - 1, xyz.size(0), grid);
-  std::vector<int64_t> row;  // empty: every voxel is kept
-  if (groups.voxels() > max_voxels) row.resize(groups.voxels());
-  const int64_t count = row.empty() ? groups.voxels() : number_voxels(groups, grid, max_voxels, row);
-  const int64_t channels = feats.size(1), width = 3 + channels;
-  Tensor coords = empty({count, 4}, ScalarType::Int, xyz), counts = empty({count}, ScalarType::Long, xyz);
-  Tensor voxels = empty({count, max_points, width}, ScalarType::Float, xyz);
-  const float *point = data<float>(xyz), *feat = data<float>(feats);
-  int32_t* coord = mutable_data<int32_t>(coords);
-  int64_t* used_out = mutable_data<int64_t>(counts);
-  float* voxel_out = mutable_data<float>(voxels);
+// Fill the voxels: rows of xyz and `channels` others; `Channels` is their number where it is known when this is compiled, else -1.
+template <int Channels, class Record>
+void fill_voxels(const Groups<Record>& groups, const Grid& grid, const float* point, const float* feat, int64_t any_channels, int64_t max_points,
+                 const std::vector<int64_t>& row, int32_t* coord, int64_t* used_out, float* voxel_out) {
+  const int64_t channels = Channels < 0 ? any_channels : Channels, width = 3 + channels;
   parallel_parts(groups.points, groups.parts, [&](int64_t part, int64_t first, int64_t last) {
     int64_t voxel = groups.first_voxel[part];
     int64_t i = first;
@@ -182,20 +207,35 @@ Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, c
         if (i + 16 < groups.points) {
           const int64_t ahead = groups.sorted[i + 16].point();
           __builtin_prefetch(point + 3 * ahead);
-          __builtin_prefetch(feat + channels * ahead);
+          if (channels > 0) __builtin_prefetch(feat + channels * ahead);
         }
         if (target < 0 || i - start >= max_points) continue;
         const int64_t source = groups.sorted[i].point();
-        for (int k = 0; k < 3; ++k) out[k] = point[3 * source + k];
-        for (int64_t k = 0; k < channels; ++k) out[3 + k] = feat[channels * source + k];
+        std::memcpy(out, point + 3 * source, 3 * sizeof(float));
+        if (channels > 0) std::memcpy(out + 3, feat + channels * source, static_cast<size_t>(channels) * sizeof(float));
         out += width;
       }
       if (target < 0) continue;
       grid.write(cell, coord + 4 * target);
       used_out[target] = std::min(max_points, i - start);
-      std::fill(out, voxel_out + (target + 1) * max_points * width, 0.0f);
+      for (int64_t empty = max_points - used_out[target]; empty > 0; --empty, out += width)
+        for (int64_t k = 0; k < width; ++k) out[k] = 0.0f;
     }
   });
+}
+
+template <class Record>
+Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, const Grid& grid, int64_t max_points, int64_t max_voxels) {
+  const Groups<Record> groups(data<float>(xyz), data<int64_t>(offsets), offsets.size(0) - 1, xyz.size(0), grid);
+  std::vector<int64_t> row;  // empty: every voxel is kept
+  if (groups.voxels() > max_voxels) row.resize(groups.voxels());
+  const int64_t count = row.empty() ? groups.voxels() : number_voxels(groups, grid, max_voxels, row);
+  const int64_t channels = feats.size(1);
+  Tensor coords = empty({count, 4}, ScalarType::Int, xyz), counts = empty({count}, ScalarType::Long, xyz);
+  Tensor voxels = empty({count, max_points, 3 + channels}, ScalarType::Float, xyz);
+  auto* fill = channels == 1 ? fill_voxels<1, Record> : channels == 2 ? fill_voxels<2, Record> : fill_voxels<-1, Record>;
+  fill(groups, grid, data<float>(xyz), data<float>(feats), channels, max_points, row, mutable_data<int32_t>(coords), mutable_data<int64_t>(counts),
+       mutable_data<float>(voxels));
   return {coords, voxels, counts};
 }
 

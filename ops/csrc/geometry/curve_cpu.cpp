@@ -1,0 +1,1 @@
+#include "geometry/curve_kernel.h"

@@ -255,11 +255,20 @@ def test_chamfer_gradient_is_pytorch3ds(peer, backend):
 
 @oracle("pytorch3d.ops")
 def test_solid_overlap_is_pytorch3ds(peer, backend):
+    """pytorch3d clips in float32 and is off by up to 0.04 on 3 of these 2,000 pairs: shapely settles those few."""
+    shapely = pytest.importorskip("shapely")
     first, second = random_boxes(40, 0, 4.0), random_boxes(50, 1, 4.0)
     a, b = (torch.from_numpy(box_corners(boxes)).float() for boxes in (first, second))
-    _, iou = peer.box3d_overlap(a, b)
-    torch.testing.assert_close(ops.box_iou_3d(first, second), iou, rtol=1e-3, atol=1e-4)  # theirs is float32 throughout
-    assert int((iou > 0).sum()) > 100
+    _, theirs = peer.box3d_overlap(a, b)
+    ours = ops.box_iou_3d(first, second)
+    assert int((theirs > 0).sum()) > 100
+    apart = (ours - theirs).abs() > 1e-4
+    assert int(apart.sum()) <= 5
+    overlap, area_a, area_b = overlaps_of_shapely(shapely, first, second)
+    (low_a, high_a), (low_b, high_b) = (np.sort(box_corners(boxes)[:, [0, 4], 2], axis=1).T for boxes in (first, second))
+    shared = overlap * np.clip(np.minimum(high_a[:, None], high_b) - np.maximum(low_a[:, None], low_b), 0, None)
+    exact = shared / ((area_a * (high_a - low_a))[:, None] + area_b * (high_b - low_b) - shared)
+    assert abs(ours.numpy() - exact)[apart.numpy()].max(initial=0) < 1e-6
 
 
 @pytest.fixture

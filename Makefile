@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check lint types ops wheel clean
+.PHONY: demo test lint types ops wheel check-wheel clean
 
 .venv/.base: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -36,6 +36,11 @@ types: .venv/.dev
 wheel: .venv/.base
 	rm -rf build/lib build/bdist*
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .
+
+# Not part of `make test`: it downloads gigabytes (torch 2.10 and the newest torch, with the CUDA packages that they ask for).
+# SUITE3D_BUILD_CUDA=1 puts the CUDA library into the wheel where nvcc is found beside a CPU torch.
+check-wheel: wheel
+	$(BIN)/python .ci/check_wheel.py $$(ls -t dist/*.whl | head -1)
 
 clean:
 	rm -rf .venv build dist *.egg-info ops/lib

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import statistics
 import sys
 import time
@@ -50,14 +51,25 @@ def scan() -> tuple[Tensor, str]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return torch.from_numpy(module.lidar_scan(120000)), str(path)
-    rng = np.random.default_rng(0)
-    azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 1875, endpoint=False), np.deg2rad(np.linspace(-24.8, 2.0, 64)), indexing="ij")
+    return yard(120000), "a yard made by this script"
+
+
+def yard(count: int, *, seed: int = 0) -> Tensor:
+    """``(count, 4)`` xyz and intensity: one turn of a scanner, the more beams and steps the more points are asked for.
+
+    64 beams and 1,875 steps give 120,000 points; other counts keep that ratio.
+    """
+    beams = max(1, round(64 * math.sqrt(count / 120000)))
+    steps = math.ceil(count / beams)
+    rng = np.random.default_rng(seed)
+    turns, heights = np.linspace(-np.pi, np.pi, steps, endpoint=False), np.deg2rad(np.linspace(-24.8, 2.0, beams))
+    azimuth, elevation = np.meshgrid(turns, heights, indexing="ij")
     wall = 20 + 15 * np.abs(np.sin(3 * azimuth))  # a yard with six bays, on flat ground 1.73 m below the sensor
     distance = np.minimum(wall / np.cos(elevation), np.where(elevation < 0, -1.73 / np.minimum(np.sin(elevation), -1e-9), np.inf))
     distance = distance + rng.normal(0, 0.02, distance.shape)
     ray = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1)
     points = np.concatenate([ray * distance[..., None], rng.random((*distance.shape, 1))], axis=-1).reshape(-1, 4)
-    return torch.from_numpy(points.astype(np.float32)), "a yard made by this script"
+    return torch.from_numpy(points[:count].astype(np.float32))
 
 
 def median_ms(run: Callable[[], object], repeats: int) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Triple = tuple[int, int, int]
+MAX_INT32 = 2**31 - 1
 
 
 def expect(condition: bool, message: str) -> None:
@@ -48,3 +49,19 @@ def triple(value: int | Sequence[int], name: str, *, minimum: int) -> Triple:
     expect(len(values) == 3 and all(isinstance(v, int) for v in values), f"{name}: expected an int or three ints (z, y, x), got {value!r}")
     expect(min(values) >= minimum, f"{name}: expected values >= {minimum}, got {value!r}")
     return values[0], values[1], values[2]
+
+
+def expect_grid(shape: Triple, batch_size: int, name: str = "spatial_shape", *, border: Triple = (0, 0, 0)) -> None:
+    """Check that a batch of grids can be counted: coordinates are int32 and the keys of cells int64, of which kernels use 61 bits.
+
+    Args:
+        shape: cells along (z, y, x).
+        batch_size: B.
+        name: what to call the shape in the error.
+        border: cells added on both sides of each axis, where keys are made of a padded grid.
+    """
+    expect(min(shape) >= 1, f"{name}: expected three positive sizes (z, y, x), got {shape}")
+    expect(batch_size >= 1, f"batch_size: expected >= 1, got {batch_size}")
+    expect(max(*shape, batch_size) <= MAX_INT32, f"{name} {shape} times {batch_size} grids: expected at most 2^31 - 1 along each (int32 coordinates)")
+    z, y, x = (size + 2 * more for size, more in zip(shape, border, strict=True))
+    expect(batch_size * z * y * x < 2**61, f"{name} {shape} times {batch_size} grids: expected fewer than 2^61 cells (int64 keys)")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from suite3d.ops.checks import expect, expect_offsets, expect_same_device
+from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device
 
-MAX_ROWS = 2**31 - 1
+
+def _expect_countable(rows: Tensor, name: str) -> None:
+    """Kernels number rows with int32."""
+    if not torch.compiler.is_compiling():
+        expect(rows.shape[0] <= MAX_INT32, f"{name}: expected at most {MAX_INT32} rows, got {rows.shape[0]}; split the batch")
 
 
 def expect_points(xyz: Tensor, name: str, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> None:
@@ -18,16 +22,16 @@ def expect_points(xyz: Tensor, name: str, dtypes: tuple[torch.dtype, ...] = (tor
     )
     wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
     expect(xyz.dtype in dtypes, f"{name}: expected {wanted}, got {str(xyz.dtype).removeprefix('torch.')}; convert it, for example with .float()")
-    if not torch.compiler.is_compiling():
-        expect(xyz.shape[0] <= MAX_ROWS, f"{name}: expected at most {MAX_ROWS} rows, got {xyz.shape[0]}; split the batch")
+    _expect_countable(xyz, name)
 
 
 def expect_boxes(boxes: Tensor, name: str) -> Tensor:
-    """The (cx, cy, cz, dx, dy, dz, yaw) part, detached, of ``(N, 7)`` or ``(N, 9)`` float32 boxes; ValueError for anything else."""
+    """The (cx, cy, cz, dx, dy, dz, yaw) part, detached, of ``(N, 7)`` or ``(N, 9)`` float32 boxes, fewer than 2^31; ValueError for anything else."""
     expect(
         boxes.dim() == 2 and boxes.shape[1] in (7, 9),
         f"{name}: expected (N, 7) boxes (cx, cy, cz, dx, dy, dz, yaw) or (N, 9) with velocities, got shape {tuple(boxes.shape)}",
     )
+    _expect_countable(boxes, name)
     expect(boxes.dtype == torch.float32, f"{name}: expected float32, got {str(boxes.dtype).removeprefix('torch.')}; convert it with .float()")
     return boxes.detach()[:, :7]
 

@@ -114,4 +114,7 @@ def three_interpolate(
     weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-30)).to(feats.dtype)
     if points.shape[0] == 0:
         return feats.new_zeros(query.shape[0], feats.shape[1])
-    return torch.einsum("qk,qkc->qc", weights, feats[index.clamp(min=0)])
+    # A place without a neighbour takes the nearest point's features (weight 0), not those of some row that may hold NaN.
+    nearest = torch.where(index >= 0, index, index[:, :1])
+    mixed = torch.einsum("qk,qkc->qc", weights, feats[nearest.clamp(min=0)])
+    return torch.where(index[:, :1] >= 0, mixed, 0.0)

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library, reference
-from suite3d.ops.checks import expect, expect_offsets, expect_same_device, expect_tensor
-
-_INT32 = 2**31 - 1
+from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, expect_tensor
 
 
 def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
@@ -39,7 +37,7 @@ def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxe
     cells = grid_cells(point_range, voxel_size)
     bits = sum((count - 1).bit_length() for count in (*cells, len(offsets) - 1))
     expect(bits <= 63, f"{len(offsets) - 1} scans of {cells} voxels (x, y, z) need keys beyond int64: use larger voxels, a smaller range or batch")
-    expect(len(xyz) <= _INT32, f"xyz: expected at most {_INT32} points, got {len(xyz)}; split the batch")
+    expect(len(xyz) <= MAX_INT32, f"xyz: expected at most {MAX_INT32} points, got {len(xyz)}; split the batch")
     return cells
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library, reference
-from suite3d.ops.checks import Triple, expect, expect_tensor
+from suite3d.ops.checks import Triple, expect, expect_grid, expect_tensor
 
 
 @dataclass(kw_only=True)
@@ -88,9 +88,10 @@ def submanifold_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, k
         kernel: odd sizes along (z, y, x).
 
     Raises:
-        ValueError: unsorted, repeated or outside coordinates; even kernel sizes.
+        ValueError: unsorted, repeated or outside coordinates; even kernel sizes; a grid of 2^61 cells or more.
     """
     expect(all(size % 2 == 1 for size in kernel), f"kernel: a submanifold convolution needs odd sizes, got {kernel}")
+    expect_grid(spatial_shape, batch_size, border=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2))
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("submanifold_map", coords.device.type)
     explain = functools.partial(check_coords, coords, spatial_shape, batch_size)
@@ -107,7 +108,9 @@ def strided_map(coords: Tensor, *, spatial_shape: Triple, batch_size: int, kerne
 
     Args and errors as in :func:`submanifold_map`; ``stride`` and ``padding`` along (z, y, x).
     """
+    expect_grid(spatial_shape, batch_size)
     shape = out_shape(spatial_shape, kernel, stride, padding)
+    expect_grid(shape, batch_size, "output shape")
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     compiled = library.kernel("strided_map", coords.device.type)
     explain = functools.partial(check_coords, coords, spatial_shape, batch_size)

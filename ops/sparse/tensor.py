@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import reference
-from suite3d.ops.checks import Triple, expect, expect_same_device, expect_tensor
+from suite3d.ops.checks import Triple, expect, expect_grid, expect_same_device, expect_tensor
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,7 +25,7 @@ class SparseTensor:
         batch_size: B; grids without a voxel have no rows.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, a spatial shape or batch size that is not positive, or more cells than int64 can count.
+        ValueError: shapes, dtypes or devices that do not fit, a spatial shape or batch size that is not positive, or 2^61 cells or more.
     """
 
     coords: Tensor
@@ -44,15 +44,13 @@ class SparseTensor:
         expect(self.feats.is_floating_point(), f"feats: expected a floating dtype, got {self.feats.dtype}")
         expect_same_device(coords=self.coords, feats=self.feats)
         self.spatial_shape = (int(self.spatial_shape[0]), int(self.spatial_shape[1]), int(self.spatial_shape[2]))
-        expect(min(self.spatial_shape) >= 1, f"spatial_shape: expected three positive sizes (z, y, x), got {self.spatial_shape}")
-        expect(self.batch_size >= 1, f"batch_size: expected >= 1, got {self.batch_size}")
-        cells = self.batch_size * self.spatial_shape[0] * self.spatial_shape[1] * self.spatial_shape[2]
-        expect(cells < 2**62, f"spatial_shape {self.spatial_shape} times {self.batch_size} grids: expected fewer than 2^62 cells")
+        expect_grid(self.spatial_shape, self.batch_size)
 
     @classmethod
     def from_unsorted(cls, coords: Tensor, feats: Tensor, *, spatial_shape: Triple, batch_size: int) -> SparseTensor:
         """Sort the voxels first. Raises ValueError for coordinates outside the grid or given twice."""
         expect_tensor(coords, "coords", (None, 4), (torch.int32, torch.int64))
+        expect_grid(spatial_shape, batch_size)
         limits = coords.new_tensor((batch_size, *spatial_shape))
         outside = int(((coords < 0) | (coords >= limits)).any(dim=1).sum())
         expect(outside == 0, f"coords: expected all inside batch, z, y, x = {(batch_size, *spatial_shape)}, got {outside} rows outside")

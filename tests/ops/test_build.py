@@ -177,6 +177,7 @@ def test_cuda_library_builds_and_loads(tmp_path):
 
 def test_spec_of_this_torch():
     found = build.find_torch()
-    assert found is not None and found.version == torch.__version__ and found.root == Path(torch.__file__).parent
+    assert found is not None and found.root == Path(torch.__file__).parent
+    assert found.version.partition("+")[0] == torch.__version__.partition("+")[0]  # the registry's wheels leave "+cu128" out of their metadata
     assert found.cuda == torch.version.cuda
     assert importlib.util.find_spec("torch") is not None

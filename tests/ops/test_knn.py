@@ -45,15 +45,6 @@ def test_parity_on_a_large_cloud(kind, same, compiled_cpu):
     same(lambda: knn(query, points, 100))
 
 
-def test_against_scipy(backend, generator):
-    spatial = pytest.importorskip("scipy.spatial")
-    points, query = torch.randn(3000, 3, generator=generator), torch.randn(200, 3, generator=generator)
-    index, distance2 = knn(query, points, 6)
-    distance, rows = spatial.cKDTree(points.double().numpy()).query(query.double().numpy(), 6)
-    np.testing.assert_allclose(distance2.sqrt().numpy(), distance, rtol=1e-5)
-    assert (index.numpy() == rows).mean() > 0.999  # rounding may swap neighbours at almost one distance
-
-
 def test_jagged_batch_is_each_cloud_alone(same, generator):
     points, query = torch.randn(3000, 3, generator=generator), torch.randn(400, 3, generator=generator)
     ends = {"query_offsets": torch.tensor([0, 10, 10, 50, 390, 400]), "point_offsets": torch.tensor([0, 5, 300, 300, 2999, 3000])}

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import expect, expect_offsets, expect_same_device, expect_tensor
-from suite3d.ops.geometry_checks import MAX_ROWS
+from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, expect_tensor
 from suite3d.ops.reference import curves as reference
 
 CurveName = Literal["z", "z-trans", "hilbert", "hilbert-trans"]
@@ -31,7 +30,7 @@ library.define("curve_order(Tensor coords, Tensor offsets, int depth, bool hilbe
 
 def _check(coords: Tensor, curve: CurveName, depth: int) -> tuple[int, bool, bool]:
     expect_tensor(coords, "coords", (None, 3), (torch.int32, torch.int64))
-    expect(coords.shape[0] <= MAX_ROWS, f"coords: expected at most {MAX_ROWS} rows, got {coords.shape[0]}; split the batch")
+    expect(coords.shape[0] <= MAX_INT32, f"coords: expected at most {MAX_INT32} rows, got {coords.shape[0]}; split the batch")
     expect(curve in get_args(CurveName), f"curve: expected one of {', '.join(get_args(CurveName))}, got {curve!r}")
     expect(1 <= depth <= MAX_DEPTH, f"depth: expected 1 to {MAX_DEPTH} bits an axis (three axes in an int64), got {depth}")
     return depth, curve.startswith("hilbert"), curve.endswith("-trans")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import Triple, expect, expect_offsets, expect_same_device, expect_tensor, triple
-from suite3d.ops.geometry_checks import MAX_ROWS, expect_points
+from suite3d.ops.checks import MAX_INT32, Triple, expect, expect_offsets, expect_same_device, expect_tensor, triple
+from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import grouping as reference
 from suite3d.ops.sparse.maps import check_coords
 
@@ -152,7 +152,7 @@ def voxel_query(
     """
     expect_points(query, "query")
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
-    expect(coords.shape[0] <= MAX_ROWS, f"coords: expected at most {MAX_ROWS} voxels, got {coords.shape[0]}; split the batch")
+    expect(coords.shape[0] <= MAX_INT32, f"coords: expected at most {MAX_INT32} voxels, got {coords.shape[0]}; split the batch")
     if query_offsets is None:
         query_offsets = torch.arange(2, device=query.device) * query.shape[0]
     expect_same_device(query=query, coords=coords, query_offsets=query_offsets)

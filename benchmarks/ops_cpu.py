@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,12 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import spconv_peer  # noqa: E402
 from machine import describe  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
+from suite3d.pointcloud.encoders.base import VoxelGrid  # noqa: E402
+from suite3d.pointcloud.encoders.voxel_backbone import VoxelBackBone8x  # noqa: E402
 
 POINT_RANGE, VOXEL_SIZE, SHAPE = (-80.0, -80.0, -3.0, 80.0, 80.0, 3.4), (0.05, 0.05, 0.1), (64, 3200, 3200)
 
@@ -99,6 +103,7 @@ def voxel_rows(points: Tensor) -> list[Row]:
     cell = ((xyz - torch.tensor(POINT_RANGE[:3])) / torch.tensor(VOXEL_SIZE)).floor().long()
     key = (cell[:, 2] * SHAPE[1] + cell[:, 1]) * SHAPE[2] + cell[:, 0]
     unique = {"peer": lambda: torch.unique(key, return_inverse=True, return_counts=True), "peer_name": "torch.unique of ready keys"}
+    spconv = spconv_peer.voxel_run(points, POINT_RANGE, VOXEL_SIZE)
     coords, row, order = ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE)
     values = points[order]
     wide = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(0))
@@ -108,7 +113,7 @@ def voxel_rows(points: Tensor) -> list[Row]:
         compare(
             "hard_voxelize 5 points",
             lambda: ops.hard_voxelize(xyz, feats, offsets, POINT_RANGE, VOXEL_SIZE, max_points=5, max_voxels=150000),
-            **unique,
+            **({"peer": spconv, "peer_name": "spconv PointToVoxel"} if spconv else unique),
         ),
         compare("scatter_mean 4 channels", lambda: ops.scatter_mean(values, row, len(coords))),
         compare(
@@ -123,9 +128,9 @@ def voxel_rows(points: Tensor) -> list[Row]:
 
 def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
     coords, _, _ = ops.dynamic_voxelize(points[:, :3].contiguous(), torch.tensor([0, len(points)]), POINT_RANGE, VOXEL_SIZE)
-    grid = {"spatial_shape": SHAPE, "batch_size": 1, "kernel": (3, 3, 3)}
+    grid: dict[str, Any] = {"spatial_shape": SHAPE, "batch_size": 1, "kernel": (3, 3, 3)}
     rows = [
-        compare("submanifold_map 3x3x3", lambda: ops.submanifold_map(coords, **grid)),
+        compare("submanifold_map 3x3x3", lambda: ops.submanifold_map(coords, **grid), peer=spconv_peer.map_run(coords, SHAPE), peer_name="spconv"),
         compare("strided_map 3x3x3 stride 2", lambda: ops.strided_map(coords, stride=(2, 2, 2), padding=(1, 1, 1), **grid)),
     ]
     table = ops.submanifold_map(coords, **grid)
@@ -142,11 +147,27 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
         def both(feats: Tensor = feats, weight: Tensor = weight, grad: Tensor = grad) -> tuple[Tensor, ...]:
             return torch.autograd.grad(ops.sparse_conv(feats, weight, None, table), [feats, weight], grad)
 
+        theirs = spconv_peer.layer_runs(coords, SHAPE, feats, grad) or (None, None)
         rows += [
-            compare(f"submanifold {width} -> {width} forward", forward, repeats=7),
-            compare(f"submanifold {width} -> {width} both", both, repeats=5),
+            compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name="spconv", repeats=7),
+            compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name="spconv", repeats=5),
         ]
     return rows
+
+
+def encoder_row(points: Tensor) -> Row:
+    """Forward and backward of SECOND's 3D encoder on ready voxels, maps included."""
+    coords, row, order = ops.dynamic_voxelize(points[:, :3].contiguous(), torch.tensor([0, len(points)]), POINT_RANGE, VOXEL_SIZE)
+    means = ops.scatter_mean(points[order], row, len(coords))
+    encoder = VoxelBackBone8x(VoxelGrid(point_range=POINT_RANGE, voxel_size=VOXEL_SIZE)).train()
+
+    def step() -> None:
+        levels = encoder.backbone(ops.SparseTensor(coords=coords, feats=means, spatial_shape=SHAPE, batch_size=1)).levels
+        torch.stack([level.feats.square().mean() for level in levels]).sum().backward()
+        encoder.zero_grad(set_to_none=True)
+
+    theirs = spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means)
+    return compare("SECOND encoder, both, with maps", step, peer=theirs, peer_name="spconv", repeats=3)
 
 
 def main() -> None:
@@ -160,7 +181,7 @@ def main() -> None:
     machine = describe()
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms, medians':38s} {'ours':>9s} {'reference':>10s} {'ratio':>7s} {'peer':>9s} {'ratio':>7s}")
-    rows = voxel_rows(points) + convolution_rows(points, options.channels)
+    rows = [*voxel_rows(points), *convolution_rows(points, options.channels), encoder_row(points)]
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu.json"
         target.parent.mkdir(exist_ok=True)

@@ -86,6 +86,12 @@ def sampling_rows(points: Tensor) -> list[Row]:
 
             legacy = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(cloud.double().numpy()))
             peers["open3d (legacy)"] = partial(legacy.farthest_point_down_sample, count)
+        if has("fpsample"):
+            import fpsample
+
+            for height in (3, 5, 7, 9):
+                sample = partial(fpsample.bucket_fps_kdline_sampling, cloud.numpy(), count, height, start_idx=0)
+                peers[f"fpsample kdline h={height}"] = sample
         rows += compare(f"furthest points {size} -> {count}", partial(ops.furthest_point_sample, cloud, offsets, count), peers)
     batch, offsets = subset(points, 8192).repeat(32, 1), torch.arange(33) * 8192
     rows += compare("furthest points 32 x (8192 -> 512)", lambda: ops.furthest_point_sample(batch, offsets, 512), {})
@@ -109,6 +115,19 @@ def neighbour_rows(points: Tensor, threads: int) -> list[Row]:
                 return cKDTree(c.numpy()).query(q.numpy(), k, workers=threads)
 
             peers["scipy cKDTree"] = with_tree
+        if has("pykdtree"):
+            from pykdtree.kdtree import KDTree
+
+            peers["pykdtree"] = lambda q=query, c=cloud, k=k: KDTree(c.numpy()).query(q.numpy(), k)  # type: ignore[misc]
+        if has("pynanoflann"):
+            import pynanoflann
+
+            def flann(q: Tensor = query, c: Tensor = cloud, k: int = k) -> object:
+                tree = pynanoflann.KDTree(n_neighbors=k, metric="L2", leaf_size=20)
+                tree.fit(c.numpy())
+                return tree.kneighbors(q.numpy(), n_jobs=threads)
+
+            peers["pynanoflann"] = flann
         if has("open3d"):
             import open3d
 
@@ -121,6 +140,10 @@ def neighbour_rows(points: Tensor, threads: int) -> list[Row]:
         rows += compare(f"knn {label}", partial(ops.knn, query, cloud, k), peers)
     query, cloud = subset(points, 15000, 1), points
     ball: dict[str, Run] = {}
+    if has("torch_cluster"):
+        from torch_cluster import radius
+
+        ball["torch_cluster"] = partial(radius, cloud, query, 0.4, max_num_neighbors=32, num_workers=threads)
     if has("scipy"):
         from scipy.spatial import cKDTree
 

@@ -29,6 +29,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import spconv_peer  # noqa: E402
 from machine import describe  # noqa: E402
 from ops_cpu import POINT_RANGE, SHAPE, VOXEL_SIZE, scan  # noqa: E402
 from ops_cpu_geometry import random_boxes, subset  # noqa: E402
@@ -186,11 +187,8 @@ def voxel_cases(scanned: Tensor) -> Iterator[Case]:
     cell = ((xyz - torch.tensor(POINT_RANGE[:3], device=xyz.device)) / torch.tensor(VOXEL_SIZE, device=xyz.device)).floor().long()
     key = (cell[:, 2] * SHAPE[1] + cell[:, 1]) * SHAPE[2] + cell[:, 0]
     unique: dict[str, Run] = {"torch.unique of ready keys": lambda: torch.unique(key, return_inverse=True, return_counts=True)}
-    if has("spconv"):
-        from spconv.pytorch.utils import PointToVoxel
-
-        maker = PointToVoxel(list(VOXEL_SIZE), list(POINT_RANGE), 4, 150000, 5, device=scanned.device)
-        unique["spconv PointToVoxel"] = partial(maker, scanned)
+    if theirs := spconv_peer.voxel_run(scanned, POINT_RANGE, VOXEL_SIZE):
+        unique["spconv PointToVoxel"] = theirs
     voxelise = partial(ops.dynamic_voxelize, xyz, offsets, POINT_RANGE, VOXEL_SIZE)
     coords, row, order = voxelise()
     yield Case("dynamic_voxelize", voxelise, unique, traffic=12 * len(xyz) + 16 * len(coords) + 16 * len(order))
@@ -201,7 +199,9 @@ def voxel_cases(scanned: Tensor) -> Iterator[Case]:
     add: dict[str, Run] = {"index_add": lambda: into.index_add(0, row, wide)}
     yield Case("scatter_sum 64 channels", partial(ops.scatter_sum, wide, row, len(coords)), add, traffic=256 * (len(order) + len(coords)))
     grid: dict[str, Any] = {"spatial_shape": SHAPE, "batch_size": 1, "kernel": (3, 3, 3)}
-    yield Case("submanifold_map 3x3x3", partial(ops.submanifold_map, coords, **grid), traffic=(16 + 27 * 4) * len(coords))
+    pairs = spconv_peer.map_run(coords, SHAPE)
+    submanifold = partial(ops.submanifold_map, coords, **grid)
+    yield Case("submanifold_map 3x3x3", submanifold, {"spconv": pairs} if pairs else {}, traffic=(16 + 27 * 4) * len(coords))
     yield Case("strided_map 3x3x3 stride 2", partial(ops.strided_map, coords, stride=(2, 2, 2), padding=(1, 1, 1), **grid))
 
 
@@ -222,30 +222,11 @@ def convolution_cases(scanned: Tensor) -> Iterator[Case]:
             def both(feats: Tensor = feats, weight: Tensor = weight, grad: Tensor = grad) -> tuple[Tensor, ...]:
                 return torch.autograd.grad(ops.sparse_conv(feats, weight, None, table), [feats, weight], grad)
 
-            beside, beside_both = spconv_layer(coords, feats, grad)
+            peer = spconv_peer.layer_runs(coords, SHAPE, feats, grad)
+            beside, beside_both = ({"spconv": peer[0]}, {"spconv": peer[1]}) if peer else ({}, {})
             name, macs = f"submanifold {width} -> {width} {str(dtype)[6:]}", float(table.pairs() * width * width)
             yield Case(f"{name} forward", forward, beside, traffic=2 * len(coords) * width * feats.element_size(), macs=macs)
             yield Case(f"{name} both", both, beside_both, traffic=5 * len(coords) * width * feats.element_size(), macs=3 * macs)
-
-
-def spconv_layer(coords: Tensor, feats: Tensor, grad: Tensor) -> tuple[dict[str, Run], dict[str, Run]]:
-    """spconv's layer on the same voxels, forward and with backward, its map kept as ours is; empty where it is not installed."""
-    if not has("spconv"):
-        return {}, {}
-    import spconv.pytorch as spconv
-
-    layer = spconv.SubMConv3d(feats.shape[1], feats.shape[1], 3, bias=False, indice_key="kept").to(feats.device, feats.dtype)
-    kept = layer(spconv.SparseConvTensor(feats, coords.int(), list(SHAPE), 1)).indice_dict
-
-    def run() -> Tensor:
-        result: Tensor = layer(spconv.SparseConvTensor(feats, coords.int(), list(SHAPE), 1, indice_dict=kept)).features
-        return result
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return run()
-
-    return {"spconv": forward}, {"spconv": lambda: torch.autograd.grad(run(), [feats, layer.weight], grad)}
 
 
 def encoder_cases(scanned: Tensor) -> Iterator[Case]:
@@ -262,7 +243,8 @@ def encoder_cases(scanned: Tensor) -> Iterator[Case]:
                 torch.stack([level.feats.float().square().mean() for level in levels]).sum().backward()
             encoder.zero_grad(set_to_none=True)
 
-        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step)
+        beside = spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means, dtype)
+        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step, {"spconv": beside} if beside else {})
 
 
 def main() -> None:

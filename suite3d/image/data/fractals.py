@@ -22,6 +22,10 @@ WARM_UP = 50
 """Steps of the chaos game before a point counts."""
 
 
+KEPT_BYTES = 128 << 20
+"""Drawn pictures that a process keeps."""
+
+
 @dataclass(kw_only=True)
 class FractalConfig:
     """Fractal pictures.
@@ -49,7 +53,7 @@ class FractalConfig:
 
 
 class Fractals(ImageSet):
-    """Fractal pictures of one split, drawn when they are read; picture i of a split is always the same.
+    """Fractal pictures of one split, drawn when they are first read; picture i of a split is always the same.
 
     Two pictures of the same scene (:meth:`pairs`) are two cameras on one fractal: the same points and colours, turned, moved and zoomed.
     """
@@ -59,6 +63,7 @@ class Fractals(ImageSet):
             raise ValueError(f"fractals have the splits train and val, got '{split}'")
         self.config, self.split = config, split
         self.classes = tuple(f"fractal {number}" for number in range(config.classes))
+        self._drawn: dict[int, NDArray[np.uint8]] = {}
         self.systems = [draw_system(np.random.default_rng(stream_seed("fractal class", config.seed, number))) for number in range(config.classes)]
 
     def __len__(self) -> int:
@@ -71,7 +76,13 @@ class Fractals(ImageSet):
         return index % self.config.classes
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self._draw(index, np.eye(2), np.zeros(2))
+        """Drawn once, then kept (up to :data:`KEPT_BYTES` in each process): drawing takes longer than a small model's step."""
+        picture = self._drawn.get(index)
+        if picture is None:
+            picture = self._draw(index, np.eye(2), np.zeros(2))
+            if (len(self._drawn) + 1) * picture.nbytes <= KEPT_BYTES:
+                self._drawn[index] = picture
+        return picture
 
     def pairs(self, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         angle, zoom = rng.uniform(-0.5, 0.5), rng.uniform(0.8, 1.25)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from suite3d.image.data import fractals
 from suite3d.image.data.fractals import FractalConfig, Fractals, draw_system
 from suite3d.image.data.sets import Digits, ImageFolder
 from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images, has_validation
@@ -90,6 +91,18 @@ def test_fractals_are_a_function_of_seed_split_and_index() -> None:
     assert not np.array_equal(first.read(0), Fractals(FractalConfig(classes=3, size=32, seed=1)).read(0))
     lit = (first.read(1).astype(int) - np.median(first.read(1), axis=(0, 1))).any(axis=2).mean()
     assert 0.02 < lit, "something is drawn"
+
+
+def test_fractals_are_drawn_once_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FractalConfig(classes=2, train=2, val=1, size=16, points=500)
+    drawn: list[int] = []
+    draw = Fractals._draw
+    monkeypatch.setattr(Fractals, "_draw", lambda self, index, *camera: drawn.append(index) or draw(self, index, *camera))
+    monkeypatch.setattr(fractals, "KEPT_BYTES", 2 * 16 * 16 * 3)
+    pictures = Fractals(config)
+    first = [pictures.read(index) for index in range(3)]
+    assert all(np.array_equal(pictures.read(index), first[index]) for index in range(3))
+    assert drawn == [0, 1, 2, 2], "two fit"
 
 
 def test_fractal_pairs_show_the_same_fractal_from_elsewhere() -> None:

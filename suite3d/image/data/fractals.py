@@ -9,7 +9,9 @@ Fractal Pre-training", WACV 2022, section 3; fractal pictures for pretraining: K
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -63,7 +65,7 @@ class Fractals(ImageSet):
             raise ValueError(f"fractals have the splits train and val, got '{split}'")
         self.config, self.split = config, split
         self.classes = tuple(f"fractal {number}" for number in range(config.classes))
-        self._drawn: dict[int, NDArray[np.uint8]] = {}
+        self._drawn = _kept(astuple(config), split)
         self.systems = [draw_system(np.random.default_rng(stream_seed("fractal class", config.seed, number))) for number in range(config.classes)]
 
     def __len__(self) -> int:
@@ -106,6 +108,12 @@ class Fractals(ImageSet):
         tints = rng.uniform(60, 255, (len(maps), 3))
         ground = rng.uniform(0, 60, 3) + np.linspace(0, rng.uniform(0, 60), config.size)[:, None]  # [size, 3] a gradient
         return paint(points, last, tints, np.repeat(ground[:, None], config.size, axis=1))
+
+
+@functools.cache
+def _kept(config: tuple[Any, ...], split: str) -> dict[int, NDArray[np.uint8]]:
+    """What a process has drawn, shared by all that read the same pictures: training, probe, evaluation."""
+    return {}
 
 
 def draw_system(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -94,7 +94,7 @@ def test_fractals_are_a_function_of_seed_split_and_index() -> None:
 
 
 def test_fractals_are_drawn_once_while_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = FractalConfig(classes=2, train=2, val=1, size=16, points=500)
+    config = FractalConfig(classes=2, train=2, val=1, size=16, points=501)
     drawn: list[int] = []
     draw = Fractals._draw
     monkeypatch.setattr(Fractals, "_draw", lambda self, index, *camera: drawn.append(index) or draw(self, index, *camera))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import MAX_INT32, Triple, expect, expect_offsets, expect_same_device, expect_tensor, triple
+from suite3d.ops.checks import MAX_INT32, Triple, expect, expect_grid, expect_offsets, expect_same_device, expect_tensor, triple
 from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import grouping as reference
 from suite3d.ops.sparse.maps import check_coords
@@ -110,6 +110,14 @@ def group_points(query: Tensor, points: Tensor, feats: Tensor, index: Tensor) ->
 
 
 @torch.no_grad()
+def _check_numbers(start: Sequence[float], voxel_size: Sequence[float], distance: int, radius: float, k: int) -> None:
+    expect(len(start) == 3 and all(map(math.isfinite, start)), f"start: expected three finite numbers (x, y, z), got {list(start)}")
+    expect(len(voxel_size) == 3 and min(voxel_size) > 0, f"voxel_size: expected three positive numbers (x, y, z), got {list(voxel_size)}")
+    expect(0 <= distance < 2**24, f"distance: expected 0 to 2^24 cells, got {distance}")
+    expect(radius > 0, f"radius: expected a positive number, got {radius}")
+    expect(k >= 1, f"k: expected at least 1, got {k}")
+
+
 def voxel_query(
     query: Tensor,
     coords: Tensor,
@@ -159,14 +167,10 @@ def voxel_query(
     expect_offsets(query_offsets, query.shape[0], "query_offsets")
     z, y, x = triple(spatial_shape, "spatial_shape", minimum=1)
     batch_size = query_offsets.shape[0] - 1
-    expect(max(batch_size, 1) * z * y * x < 2**62, f"spatial_shape {(z, y, x)} times {batch_size} grids: expected fewer than 2^62 cells")
-    expect(len(start) == 3 and all(map(math.isfinite, start)), f"start: expected three finite numbers (x, y, z), got {list(start)}")
-    expect(len(voxel_size) == 3 and min(voxel_size) > 0, f"voxel_size: expected three positive numbers (x, y, z), got {list(voxel_size)}")
-    expect(0 <= distance < 2**24, f"distance: expected 0 to 2^24 cells, got {distance}")
+    expect_grid((z, y, x), max(batch_size, 1))
+    _check_numbers(start, voxel_size, distance, radius, k)
     box = triple(distance if reach is None else reach, "reach", minimum=0)
     expect(max(box) < 2**24, f"reach: expected fewer than 2^24 cells, got {box}")
-    expect(radius > 0, f"radius: expected a positive number, got {radius}")
-    expect(k >= 1, f"k: expected at least 1, got {k}")
     corner, size = [float(v) for v in start], [float(v) for v in voxel_size]
     arguments = (query, coords, query_offsets, corner, size, [x, y, z], list(box[::-1]), distance, float(radius), k)
     explain = functools.partial(check_coords, coords, (z, y, x), batch_size)

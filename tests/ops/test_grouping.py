@@ -239,7 +239,7 @@ def test_no_voxels_no_queries_and_other_layouts(backend, coords_of, generator):
         ({"radius": 0.0}, "radius: expected a positive number"),
         ({"voxel_size": (0.1, 0.1, 0.0)}, "voxel_size: expected three positive numbers"),
         ({"start": (0.0, float("nan"), 0.0)}, "start: expected three finite numbers"),
-        ({"spatial_shape": (2**21, 2**21, 2**21)}, "fewer than 2.62 cells"),
+        ({"spatial_shape": (2**21, 2**21, 2**21)}, "fewer than 2.61 cells"),
     ],
 )
 def test_voxel_query_says_what_is_wrong(change, message, backend):

@@ -124,8 +124,7 @@ def _shade(
             if p == NOTHING:
                 rgb[:] = sky
             else:
-                wx, wy = site[0] + t * (cos * dx - sin * dy), site[1] + t * (sin * dx + cos * dy)
-                wz = site[2] + t * dz
+                wx, wy, wz = site[0] + t * (cos * dx - sin * dy), site[1] + t * (sin * dx + cos * dy), site[2] + t * dz
                 facing = normal[c, r, 0] * light[0] + normal[c, r, 1] * light[1] + normal[c, r, 2] * light[2]
                 grain = 0.0
                 if p == GROUND:

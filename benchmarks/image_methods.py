@@ -2,7 +2,7 @@
 
     python benchmarks/image_methods.py [--data digits] [--steps 300] [--seeds 3] [--only NAME ...] [--json FILE] [--sheet FILE.png]
 
-Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 32 pixels), both on a grid of 4 x 4 patches.
+Data are scikit-learn's digits (real, 8 x 8 pixels, shown at 16) or procedural fractals (synthetic, 8 classes, 32 pixels), in patches of 4.
 Every method trains on the training pictures without labels; probes fit on them with labels and score the validation pictures. Methods that
 take tokens or any encoder use one small vision transformer; those that need a map of features use one small ResNet-18: compare within an
 encoder. Recipes are those of ``configs/``, whose learning rates were not tuned for this table. Finished runs are kept under ``--runs`` and not
@@ -47,10 +47,15 @@ from suite3d.report.text import print_table
 
 DATA = {
     "digits": ["data.kind=digits", "augment.size=16", "augment.flip=0", "augment.area=[0.6,1.0]"],
-    "fractals": ["data.kind=fractals", "augment.size=32"],
+    "fractals": [
+        "data.kind=fractals",
+        "data.fractals={classes: 8, train: 200, val: 50, size: 32, points: 8000}",
+        "augment.size=32",
+        "augment.area=[0.5,1.0]",
+    ],
 }
 BATCH = 32
-TRANSFORMER = ["dim=64", "depth=3", "heads=2"]
+TRANSFORMER = ["dim=64", "depth=3", "heads=2", "patch=4"]
 NETWORK = ["depth=18", "width=8", "stem=small"]
 CLASS_TOKEN = ("dino", "ibot", "mugs")
 """Methods that compare class tokens and therefore need one."""
@@ -92,17 +97,16 @@ class SupervisedRecipe(ImageViewsRecipe):
 
 def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
     """The small encoder, whatever the recipe calls its parts."""
-    patch = "patch=4" if data == "digits" else "patch=8"
     found = list(DATA[data])
     config = resolve(recipe, [])
     for part in fields(config):
         value = getattr(config, part.name)
         if isinstance(value, ImageViTConfig):
-            found += [f"{part.name}.{one}" for one in (*TRANSFORMER, patch)]
+            found += [f"{part.name}.{one}" for one in TRANSFORMER]
         elif isinstance(value, ImageEncoderConfig):
             found += [f"{part.name}.kind={kind}"] + [f"{part.name}.{one}" for one in NETWORK]
             token = [] if recipe.name in CLASS_TOKEN else ["class_token=false"]
-            found += [f"{part.name}.vit.{one}" for one in (*token, *TRANSFORMER, patch)]
+            found += [f"{part.name}.vit.{one}" for one in (*token, *TRANSFORMER)]
         elif part.name == "local":
             found += ["local.size=8", "local.area=[0.5,0.9]"] if data == "digits" else []
         elif part.name == "encoder":

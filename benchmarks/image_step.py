@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
-from interleaved import Step, measure, summary
-from machine import describe
+from interleaved import Step, measure, report
 from plain_mae import PlainMAE
 
-from suite3d.engine.files import write_json
 from suite3d.losses.masked_pixels import jointly_normalised_patches
 from suite3d.masking import hidden_indices, visible_indices
 from suite3d.methods.mae import MAE
@@ -92,15 +89,7 @@ def main() -> None:
     pixels = torch.randn(arguments.batch, 3, arguments.side, arguments.side, device=device)
     steps = {"plain mae": plain_step(arguments, pixels)} | {name: our_step(name, arguments, pixels) for name in ("mae", "mae_cross")}
     times = measure(steps, rounds=arguments.rounds, device=device)
-    result: dict[str, Any] = {**describe(), "size": arguments.size, "side": arguments.side, "decoder": arguments.decoder}
-    result |= {"batch": arguments.batch, "rounds": arguments.rounds}
-    result |= {"precision": "bf16" if arguments.bf16 else "fp32", "compile": arguments.compile}
-    result["wall clock"] = summary(times, 0, PAIRS)
-    if device.type == "cpu":
-        result["processor time"] = summary(times, 1, PAIRS)
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    write_json(arguments.json, result)
+    report({"size": arguments.size, "side": arguments.side, "decoder": arguments.decoder}, times, PAIRS, arguments)
 
 
 if __name__ == "__main__":

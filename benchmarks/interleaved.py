@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from machine import describe
+
+from suite3d.engine.files import write_json
 
 Step = Callable[[int], None]
 Times = dict[str, list[tuple[float, float]]]
@@ -36,3 +40,18 @@ def summary(times: Times, clock: int, pairs: Sequence[tuple[str, str]]) -> dict[
         "seconds per step": {name: round(statistics.median(values), 4) for name, values in one.items()},
         "times faster": {name: round(value, 3) for name, value in ratios.items()},
     }
+
+
+def report(settings: dict[str, Any], times: Times, pairs: Sequence[tuple[str, str]], arguments: argparse.Namespace) -> None:
+    """Print and write where it ran, the ``settings``, and the summary of the wall clock and, on a CPU, of the processor time.
+
+    ``arguments`` has ``batch``, ``rounds``, ``bf16``, ``compile``, ``device`` and ``json``.
+    """
+    result: dict[str, Any] = {**describe(), **settings, "batch": arguments.batch, "rounds": arguments.rounds}
+    result |= {"precision": "bf16" if arguments.bf16 else "fp32", "compile": arguments.compile}
+    result["wall clock"] = summary(times, 0, pairs)
+    if torch.device(arguments.device).type == "cpu":
+        result["processor time"] = summary(times, 1, pairs)
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    write_json(arguments.json, result)

@@ -155,18 +155,24 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
     return rows
 
 
-def encoder_row(points: Tensor) -> Row:
-    """Forward and backward of SECOND's 3D encoder on ready voxels, maps included."""
-    coords, row, order = ops.dynamic_voxelize(points[:, :3].contiguous(), torch.tensor([0, len(points)]), POINT_RANGE, VOXEL_SIZE)
+def encoder_runs(points: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Callable[[], object], Callable[[], object] | None]:
+    """Forward and backward of SECOND's 3D encoder on ready voxels, maps included, in ours and, where it imports, in spconv."""
+    offsets = torch.tensor([0, len(points)], device=points.device)
+    coords, row, order = ops.dynamic_voxelize(points[:, :3].contiguous(), offsets, POINT_RANGE, VOXEL_SIZE)
     means = ops.scatter_mean(points[order], row, len(coords))
-    encoder = VoxelBackBone8x(VoxelGrid(point_range=POINT_RANGE, voxel_size=VOXEL_SIZE)).train()
+    encoder = VoxelBackBone8x(VoxelGrid(point_range=POINT_RANGE, voxel_size=VOXEL_SIZE)).to(points.device).train()
 
     def step() -> None:
-        levels = encoder.backbone(ops.SparseTensor(coords=coords, feats=means, spatial_shape=SHAPE, batch_size=1)).levels
-        torch.stack([level.feats.square().mean() for level in levels]).sum().backward()
+        with torch.autocast(points.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            levels = encoder.backbone(ops.SparseTensor(coords=coords, feats=means, spatial_shape=SHAPE, batch_size=1)).levels
+            torch.stack([level.feats.float().square().mean() for level in levels]).sum().backward()
         encoder.zero_grad(set_to_none=True)
 
-    theirs = spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means)
+    return step, spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means, dtype)
+
+
+def encoder_row(points: Tensor) -> Row:
+    step, theirs = encoder_runs(points)
     return compare("SECOND encoder, both, with maps", step, peer=theirs, peer_name="spconv", repeats=3)
 
 

@@ -31,12 +31,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import spconv_peer  # noqa: E402
 from machine import describe  # noqa: E402
-from ops_cpu import POINT_RANGE, SHAPE, VOXEL_SIZE, scan  # noqa: E402
+from ops_cpu import POINT_RANGE, SHAPE, VOXEL_SIZE, encoder_runs, scan  # noqa: E402
 from ops_cpu_geometry import random_boxes, subset  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
-from suite3d.pointcloud.encoders.base import VoxelGrid  # noqa: E402
-from suite3d.pointcloud.encoders.voxel_backbone import VoxelBackBone8x  # noqa: E402
 
 Run = Callable[[], object]
 
@@ -230,21 +228,9 @@ def convolution_cases(scanned: Tensor) -> Iterator[Case]:
 
 
 def encoder_cases(scanned: Tensor) -> Iterator[Case]:
-    """One training step of SECOND's 3D encoder, maps included, on ready voxels."""
-    device = scanned.device
-    coords, row, order = ops.dynamic_voxelize(scanned[:, :3].contiguous(), torch.tensor([0, len(scanned)], device=device), POINT_RANGE, VOXEL_SIZE)
-    means = ops.scatter_mean(scanned[order], row, len(coords))
     for dtype in (torch.float32, torch.bfloat16):
-        encoder = VoxelBackBone8x(VoxelGrid(point_range=POINT_RANGE, voxel_size=VOXEL_SIZE)).to(device).train()
-
-        def step(encoder: VoxelBackBone8x = encoder, dtype: torch.dtype = dtype) -> None:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-                levels = encoder.backbone(ops.SparseTensor(coords=coords, feats=means, spatial_shape=SHAPE, batch_size=1)).levels
-                torch.stack([level.feats.float().square().mean() for level in levels]).sum().backward()
-            encoder.zero_grad(set_to_none=True)
-
-        beside = spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means, dtype)
-        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step, {"spconv": beside} if beside else {})
+        step, theirs = encoder_runs(scanned, dtype)
+        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step, {"spconv": theirs} if theirs else {})
 
 
 def main() -> None:

@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from interleaved import Step, measure, summary
-from machine import describe
+from interleaved import Step, measure, report
 from plain_videomae import PlainVideoMAE, cell_masks, tube_masks
 
-from suite3d.engine.files import write_json
 from suite3d.nn.decoder import CrossDecoder, SelfDecoder
 from suite3d.nn.positions import Positions
 from suite3d.nn.vit import VisionTransformer
@@ -102,14 +99,7 @@ def main() -> None:
     steps = {"plain videomae": plain_step(False, arguments, pixels), "plain videomae_v2": plain_step(True, arguments, pixels)}
     steps |= {name: our_step(name, arguments, pixels) for name in ("videomae", "videomae_v2", "videomae_cross")}
     times = measure(steps, rounds=arguments.rounds, device=device)
-    result: dict[str, Any] = {**describe(), "size": arguments.size, "clip": arguments.clip, "batch": arguments.batch, "rounds": arguments.rounds}
-    result |= {"precision": "bf16" if arguments.bf16 else "fp32", "compile": arguments.compile}
-    result["wall clock"] = summary(times, 0, PAIRS)
-    if device.type == "cpu":
-        result["processor time"] = summary(times, 1, PAIRS)
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    write_json(arguments.json, result)
+    report({"size": arguments.size, "clip": arguments.clip}, times, PAIRS, arguments)
 
 
 if __name__ == "__main__":

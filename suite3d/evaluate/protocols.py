@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -190,6 +190,40 @@ def retrieval(frozen: Frozen, config: RetrievalConfig) -> Entry:
         **frozen.details,
     }
     return {"metrics": retrieval_recall(*frozen.sides(), ranks=config.ranks), "protocol": protocol, "skipped": frozen.skipped}
+
+
+@dataclass(kw_only=True)
+class PooledConfig:
+    """Settings of the protocols that need one vector a sample; ``ridge``: penalty of the ridge classifier."""
+
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    fewshot: FewShotConfig = field(default_factory=FewShotConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    svm: SvmConfig = field(default_factory=SvmConfig)
+    ridge: float = 1e-2
+
+
+class PooledBench(Protocol):
+    """An encoder on labelled samples, each of which is seen once."""
+
+    @property
+    def config(self) -> PooledConfig: ...
+
+    def frozen(self) -> Frozen:
+        """One vector a sample."""
+
+
+POOLED: dict[str, Callable[[PooledBench], Entry]] = {
+    "knn": lambda bench: knn(bench.frozen(), bench.config.knn),
+    "linear": lambda bench: linear(bench.frozen(), bench.config.linear),
+    "ridge": lambda bench: ridge(bench.frozen(), bench.config.ridge),
+    "svm": lambda bench: svm(bench.frozen(), bench.config.svm),
+    "nearest_mean": lambda bench: nearest_mean(bench.frozen()),
+    "fewshot": lambda bench: fewshot(bench.frozen(), bench.config.fewshot),
+    "retrieval": lambda bench: retrieval(bench.frozen(), bench.config.retrieval),
+}
+"""The protocols that pictures and objects share."""
 
 
 def evaluate_benches(

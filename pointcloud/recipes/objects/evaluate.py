@@ -15,10 +15,8 @@ from suite3d.engine.once import each_once
 from suite3d.engine.order import seed_everything
 from suite3d.evaluate import protocols
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
-from suite3d.evaluate.fewshot import FewShotConfig
-from suite3d.evaluate.linear import LinearConfig
 from suite3d.evaluate.online import labels_of
-from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, check_kinds, evaluate_benches
+from suite3d.evaluate.protocols import Entry, Frozen, PooledConfig, check_kinds, evaluate_benches
 from suite3d.interop.load import read_checkpoint
 from suite3d.interop.save import read_metadata
 from suite3d.pointcloud.data.objects.source import ObjectSource
@@ -31,14 +29,14 @@ FEATURES = "frozen encoder; class token (where there is one), maximum and mean o
 
 
 @dataclass(kw_only=True)
-class FrozenObjectsConfig:
+class FrozenObjectsConfig(PooledConfig):
     """Evaluation of frozen features.
 
     Attributes:
         data: the objects; by default those of the run.
         augment: its ``points`` are the points of an object; the object is taken whole and as it is.
         random: also evaluate the same network with random weights.
-        knn, linear, fewshot, retrieval, svm: the protocols; ``ridge``: penalty of the ridge classifier.
+        knn, linear, fewshot, retrieval, svm, ridge: the protocols.
         batch, workers, device: of the encoder's pass over the objects.
         out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
         seed: of probes and of the random weights.
@@ -47,12 +45,6 @@ class FrozenObjectsConfig:
     data: ObjectDataConfig = field(default_factory=ObjectDataConfig)
     augment: ObjectViewConfig = field(default_factory=ObjectViewConfig)
     random: bool = False
-    knn: KnnConfig = field(default_factory=KnnConfig)
-    linear: LinearConfig = field(default_factory=LinearConfig)
-    fewshot: FewShotConfig = field(default_factory=FewShotConfig)
-    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    svm: SvmConfig = field(default_factory=SvmConfig)
-    ridge: float = 1e-2
     batch: int = 64
     workers: int = 0
     device: str = "auto"
@@ -116,15 +108,7 @@ def extract_objects(encoder: PointPatchTransformer, source: ObjectSource, *, dev
     return FeatureSet(features=torch.cat(features), labels=torch.cat(labels), names=names, groups=names, skipped=skipped)
 
 
-PROTOCOLS: dict[str, Callable[[ObjectBench], Entry]] = {
-    "knn": lambda bench: protocols.knn(bench.frozen(), bench.config.knn),
-    "linear": lambda bench: protocols.linear(bench.frozen(), bench.config.linear),
-    "ridge": lambda bench: protocols.ridge(bench.frozen(), bench.config.ridge),
-    "svm": lambda bench: protocols.svm(bench.frozen(), bench.config.svm),
-    "nearest_mean": lambda bench: protocols.nearest_mean(bench.frozen()),
-    "fewshot": lambda bench: protocols.fewshot(bench.frozen(), bench.config.fewshot),
-    "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
-}
+PROTOCOLS: dict[str, Callable[[ObjectBench], Entry]] = {**protocols.POOLED}
 
 
 def evaluate_objects(run: Path, kinds: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:

@@ -17,9 +17,7 @@ from suite3d.engine.order import seed_everything
 from suite3d.evaluate import protocols
 from suite3d.evaluate.attentive import AttentiveConfig, attentive_probe
 from suite3d.evaluate.features import FeatureSet, cached_features, weights_digest
-from suite3d.evaluate.fewshot import FewShotConfig
-from suite3d.evaluate.linear import LinearConfig
-from suite3d.evaluate.protocols import Entry, Frozen, KnnConfig, RetrievalConfig, SvmConfig, check_kinds, evaluate_benches
+from suite3d.evaluate.protocols import Entry, Frozen, PooledConfig, check_kinds, evaluate_benches
 from suite3d.image.data.sets import ImageSet
 from suite3d.image.data.source import ImageSource
 from suite3d.image.recipes.data import ImageDataConfig, build_images, describe_images, has_validation
@@ -34,15 +32,14 @@ from suite3d.nn.pooling import pooled_features
 
 
 @dataclass(kw_only=True)
-class FrozenImagesConfig:
+class FrozenImagesConfig(PooledConfig):
     """Evaluation of frozen features.
 
     Attributes:
         data: the pictures; by default those of the run.
         augment: size, mean and deviation of the pixels; the middle square of each picture is taken.
         random: also evaluate the same network with random weights.
-        knn, linear, attentive, fewshot, retrieval, svm, diagnostics, propagation, segmentation: the protocols.
-        ridge: penalty of the ridge classifier.
+        knn, linear, fewshot, retrieval, svm, ridge, attentive, diagnostics, propagation, segmentation: the protocols.
         batch, workers, device: of the encoder's pass over the pictures.
         out: where ``result.json`` and the features go; empty = ``RUN/evaluate``.
         seed: of probes and of the random weights.
@@ -51,16 +48,10 @@ class FrozenImagesConfig:
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
     augment: ViewConfig = field(default_factory=ViewConfig)
     random: bool = False
-    knn: KnnConfig = field(default_factory=KnnConfig)
-    linear: LinearConfig = field(default_factory=LinearConfig)
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
-    fewshot: FewShotConfig = field(default_factory=FewShotConfig)
-    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    svm: SvmConfig = field(default_factory=SvmConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     propagation: TrackingConfig = field(default_factory=TrackingConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    ridge: float = 1e-2
     batch: int = 64
     workers: int = 0
     device: str = "auto"
@@ -182,14 +173,8 @@ def propagation(bench: ImageBench) -> Entry:
 
 
 PROTOCOLS: dict[str, Callable[[ImageBench], Entry]] = {
-    "knn": lambda bench: protocols.knn(bench.frozen(), bench.config.knn),
-    "linear": lambda bench: protocols.linear(bench.frozen(), bench.config.linear),
-    "ridge": lambda bench: protocols.ridge(bench.frozen(), bench.config.ridge),
-    "svm": lambda bench: protocols.svm(bench.frozen(), bench.config.svm),
-    "nearest_mean": lambda bench: protocols.nearest_mean(bench.frozen()),
+    **protocols.POOLED,
     "attentive": attentive,
-    "fewshot": lambda bench: protocols.fewshot(bench.frozen(), bench.config.fewshot),
-    "retrieval": lambda bench: protocols.retrieval(bench.frozen(), bench.config.retrieval),
     "diagnostics": diagnostics,
     "propagation": propagation,
     "segmentation": lambda bench: segment(

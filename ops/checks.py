@@ -43,6 +43,11 @@ def expect_offsets(offsets: Tensor, rows: int, name: str = "offsets") -> None:
         expect(bool((offsets.diff() >= 0).all()), f"{name}: expected non-decreasing values, got {offsets.tolist()[:8]}")
 
 
+def one_cloud(rows: Tensor) -> Tensor:
+    """Offsets ``(2,)`` int64 of a batch of one, which owns all ``rows``."""
+    return torch.arange(2, device=rows.device) * rows.shape[0]
+
+
 def triple(value: int | Sequence[int], name: str, *, minimum: int) -> Triple:
     """An int or three ints (z, y, x), as three ints."""
     values = (value, value, value) if isinstance(value, int) else tuple(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, expect_tensor
+from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, expect_tensor, one_cloud
 from suite3d.ops.reference import curves as reference
 
 CurveName = Literal["z", "z-trans", "hilbert", "hilbert-trans"]
@@ -111,8 +111,7 @@ def curve_order(coords: Tensor, curve: CurveName = "z", *, depth: int = 16, offs
         ValueError: as in :func:`curve_codes`, and offsets that do not fit.
     """
     depth, hilbert, swap = _check(coords, curve, depth)
-    if offsets is None:
-        offsets = torch.arange(2, device=coords.device) * coords.shape[0]
+    offsets = one_cloud(coords) if offsets is None else offsets
     expect_same_device(coords=coords, offsets=offsets)
     expect_offsets(offsets, coords.shape[0])
     arguments = (coords, offsets, depth, hilbert, swap)

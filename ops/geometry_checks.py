@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device
+from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, one_cloud
 
 
 def _expect_countable(rows: Tensor, name: str) -> None:
@@ -42,8 +42,7 @@ def expect_clouds(
     """Offsets of two jagged point sets of equally many clouds; no offsets at all means one cloud each."""
     expect_same_device(**{names[0]: first, names[1]: second})
     if first_offsets is None and second_offsets is None:
-        one = lambda rows: torch.arange(2, device=rows.device) * rows.shape[0]  # noqa: E731
-        return one(first), one(second)
+        return one_cloud(first), one_cloud(second)
     if first_offsets is None or second_offsets is None:
         raise ValueError(f"expected offsets of both {names[0]} and {names[1]} or of neither, got only one of them; pass the other too")
     expect_same_device(**{names[0]: first, "offsets": first_offsets, f"{names[1]} offsets": second_offsets})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import MAX_INT32, Triple, expect, expect_grid, expect_offsets, expect_same_device, expect_tensor, triple
+from suite3d.ops.checks import MAX_INT32, Triple, expect, expect_grid, expect_offsets, expect_same_device, expect_tensor, one_cloud, triple
 from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import grouping as reference
 from suite3d.ops.sparse.maps import check_coords
@@ -161,8 +161,7 @@ def voxel_query(
     expect_points(query, "query")
     expect_tensor(coords, "coords", (None, 4), (torch.int32,))
     expect(coords.shape[0] <= MAX_INT32, f"coords: expected at most {MAX_INT32} voxels, got {coords.shape[0]}; split the batch")
-    if query_offsets is None:
-        query_offsets = torch.arange(2, device=query.device) * query.shape[0]
+    query_offsets = one_cloud(query) if query_offsets is None else query_offsets
     expect_same_device(query=query, coords=coords, query_offsets=query_offsets)
     expect_offsets(query_offsets, query.shape[0], "query_offsets")
     z, y, x = triple(spatial_shape, "spatial_shape", minimum=1)

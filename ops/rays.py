@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library
-from suite3d.ops.checks import expect, expect_offsets, expect_same_device
+from suite3d.ops.checks import expect, expect_offsets, expect_same_device, one_cloud
 from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import rays as reference
 from suite3d.ops.voxelize import grid_cells
@@ -69,8 +69,7 @@ def traverse_voxels(
     expect_points(origins, "origins")
     expect_points(ends, "ends")
     expect(origins.shape == ends.shape, f"expected as many origins as ends, got {tuple(origins.shape)} and {tuple(ends.shape)}; use .expand")
-    if offsets is None:
-        offsets = torch.arange(2, device=origins.device) * origins.shape[0]
+    offsets = one_cloud(origins) if offsets is None else offsets
     expect_same_device(origins=origins, ends=ends, offsets=offsets)
     expect_offsets(offsets, origins.shape[0])
     cells = list(grid_cells(point_range, voxel_size))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from suite3d.ops.checks import Triple, expect, expect_offsets, expect_same_device
+from suite3d.ops.checks import Triple, expect, expect_offsets, expect_same_device, one_cloud
 from suite3d.ops.geometry_checks import expect_boxes
 from suite3d.ops.grouping import group_points, voxel_query
 from suite3d.ops.neighbors import ball_query
@@ -129,7 +129,7 @@ def roi_grid_pool_voxels(
     grid = roi_grid_points(boxes, grid_size)
     if box_offsets is None:
         expect(voxels.batch_size == 1, f"box_offsets: expected {voxels.batch_size + 1} entries for a batch of {voxels.batch_size}, got none")
-        box_offsets = torch.arange(2, device=boxes.device) * boxes.shape[0]
+        box_offsets = one_cloud(boxes)
     expect_same_device(boxes=boxes, box_offsets=box_offsets, voxels=voxels.coords)
     expect_offsets(box_offsets, boxes.shape[0], "box_offsets")
     clouds = box_offsets.shape[0] - 1

@@ -100,21 +100,33 @@ def compare(name: str, run: Callable[[], object], *, peer: Callable[[], object] 
 
 def voxel_rows(points: Tensor) -> list[Row]:
     xyz, feats, offsets = points[:, :3].contiguous(), points[:, 3:].contiguous(), torch.tensor([0, len(points)])
-    cell = ((xyz - torch.tensor(POINT_RANGE[:3])) / torch.tensor(VOXEL_SIZE)).floor().long()
-    key = (cell[:, 2] * SHAPE[1] + cell[:, 1]) * SHAPE[2] + cell[:, 0]
-    unique = {"peer": lambda: torch.unique(key, return_inverse=True, return_counts=True), "peer_name": "torch.unique of ready keys"}
+
+    def keys() -> Tensor:
+        cell = ((xyz - torch.tensor(POINT_RANGE[:3])) / torch.tensor(VOXEL_SIZE)).floor().long()
+        return (cell[:, 2] * SHAPE[1] + cell[:, 1]) * SHAPE[2] + cell[:, 0]
+
+    def unique(key: Tensor) -> object:
+        return torch.unique(key, return_inverse=True, return_counts=True)
+
+    def hard() -> object:
+        return ops.hard_voxelize(xyz, feats, offsets, POINT_RANGE, VOXEL_SIZE, max_points=5, max_voxels=150000)
+
+    ready = keys()
     spconv = spconv_peer.voxel_run(points, POINT_RANGE, VOXEL_SIZE)
     coords, row, order = ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE)
     values = points[order]
     wide = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(0))
     added = torch.zeros(len(coords), 64)
     return [
-        compare("dynamic_voxelize", lambda: ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE), **unique),
         compare(
-            "hard_voxelize 5 points",
-            lambda: ops.hard_voxelize(xyz, feats, offsets, POINT_RANGE, VOXEL_SIZE, max_points=5, max_voxels=150000),
-            **({"peer": spconv, "peer_name": "spconv PointToVoxel"} if spconv else unique),
+            "dynamic_voxelize",
+            lambda: ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE),
+            peer=lambda: unique(ready),
+            peer_name="torch.unique of ready keys",
         ),
+        compare("hard_voxelize 5 points", hard, peer=lambda: unique(ready), peer_name="torch.unique of ready keys"),
+        compare("hard_voxelize 5 points", hard, peer=lambda: unique(keys()), peer_name="keys and torch.unique"),
+        *([compare("hard_voxelize 5 points", hard, peer=spconv, peer_name="spconv PointToVoxel")] if spconv else []),
         compare("scatter_mean 4 channels", lambda: ops.scatter_mean(values, row, len(coords))),
         compare(
             "scatter_sum 64 channels",

@@ -1,0 +1,180 @@
+// Points in range sorted by cell, those of a cell in their original order: a stable radix sort whose result does not depend on threads.
+#pragma once
+
+#include <utility>
+
+#include "common.h"
+#include "voxelize/cells.h"
+#include "voxelize/grid.h"
+
+namespace suite3d {
+
+// What is sorted: (cell, point) in 8 bytes where the cell needs at most 32 bits, in 16 otherwise.
+struct Packed {
+  uint64_t value;
+  static Packed make(uint64_t cell, int64_t point) { return {cell << 32 | static_cast<uint64_t>(point)}; }
+  uint64_t cell() const { return value >> 32; }
+  int64_t point() const { return static_cast<int64_t>(value & 0xffffffffu); }
+};
+struct Wide {
+  uint64_t key;
+  int64_t index;
+  static Wide make(uint64_t cell, int64_t point) { return {cell, point}; }
+  uint64_t cell() const { return key; }
+  int64_t point() const { return index; }
+};
+
+inline CellKernel* cell_kernel() {
+#ifdef SUITE3D_X86
+  return isa() == Isa::avx512 ? avx512::cells_block : isa() == Isa::avx2 ? avx2::cells_block : any::cells_block;
+#else
+  return any::cells_block;
+#endif
+}
+
+// The points are dealt by the uppermost bits of their cells into stretches that fit the first cache, and each is sorted there by one thread.
+// No cell is in two stretches.
+template <class Record>
+class Groups {
+ public:
+  const Record* sorted = nullptr;
+  int64_t points = 0, ranges = 1;
+  std::vector<int64_t> begin;        // first entry of each stretch, and the end
+  std::vector<int64_t> first_voxel;  // voxels before each stretch, and their number
+
+  Groups(const float* xyz, const int64_t* offsets, int64_t batch_size, int64_t count, const Grid& grid)
+      : memory_a_(count), memory_b_(count), bits_(grid.bits), split_(std::min(grid.bits, 12)) {
+    const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(num_threads(), count / 8192));
+    ranges = std::max<int64_t>(1, std::min<int64_t>(kMaxRanges, count / kRange));
+    histogram_.assign(parts << split_, 0u);
+    std::vector<int64_t> first(parts), last(parts);
+    parallel_parts(count, parts, [&](int64_t part, int64_t from, int64_t to) {
+      first[part] = from;
+      last[part] = from + record_points(xyz, offsets, batch_size, from, to, grid, memory_a_.get() + from, histogram_.data() + (part << split_));
+    });
+    Record* dealt = deal(first, last);
+    const int passes = std::max(1, (bits_ + kMaxDigit - 1) / kMaxDigit);
+    Record* other = dealt == memory_a_.get() ? memory_b_.get() : memory_a_.get();
+    sorted = passes % 2 ? other : dealt;
+    first_voxel.assign(ranges + 1, 0);
+    parallel_tasks(ranges, [&](int64_t range) {
+      const int64_t size = begin[range + 1] - begin[range];
+      sort_in(passes, dealt + begin[range], other + begin[range], size);
+      int64_t voxels = size > 0;
+      for (int64_t i = begin[range] + 1; i < begin[range + 1]; ++i) voxels += sorted[i].cell() != sorted[i - 1].cell();
+      first_voxel[range + 1] = voxels;
+    });
+    for (int64_t range = 0; range < ranges; ++range) first_voxel[range + 1] += first_voxel[range];
+  }
+
+  bool starts_voxel(int64_t i) const { return i == 0 || sorted[i].cell() != sorted[i - 1].cell(); }
+  int64_t voxels() const { return first_voxel.back(); }
+
+ private:
+  static constexpr int kMaxDigit = 8;
+  static constexpr int64_t kRange = 1024, kMaxRanges = 256;
+
+  Scratch<Record> memory_a_, memory_b_;
+  std::vector<uint32_t> histogram_;
+  int bits_, split_;
+
+  // Records of the points in range among [from, to), and how many have each value of the uppermost bits. Returns their number.
+  int64_t record_points(const float* xyz, const int64_t* offsets, int64_t batch_size, int64_t from, int64_t to, const Grid& grid, Record* records,
+                        uint32_t* histogram) const {
+    CellKernel* const kernel = cell_kernel();
+    CellGrid cells{{}, {}, {}, {0, grid.shift_y, grid.shift_z}};
+    for (int axis = 0; axis < 3; ++axis)
+      cells.start[axis] = grid.start[axis], cells.size[axis] = grid.size[axis], cells.limit[axis] = static_cast<float>(grid.cells[axis]);
+    const int shift = bits_ - split_;
+    int64_t batch = std::upper_bound(offsets, offsets + batch_size + 1, from) - offsets - 1;
+    Record* out = records;
+    for (int64_t i = from; i < to;) {
+      while (batch + 1 < batch_size && offsets[batch + 1] <= i) ++batch;
+      const int64_t stop = std::min(to, offsets[batch + 1]);
+      const uint64_t high = static_cast<uint64_t>(batch) << grid.shift_batch;
+      for (; i < stop; i += CELL_BLOCK) {
+        uint64_t cell[CELL_BLOCK];
+        uint32_t inside[CELL_BLOCK];
+        const int64_t here = std::min<int64_t>(CELL_BLOCK, stop - i);
+        float rest[3 * CELL_BLOCK];
+        if (here < CELL_BLOCK) std::fill(std::copy_n(xyz + 3 * i, 3 * here, rest), rest + 3 * CELL_BLOCK, 0.0f);
+        kernel(here < CELL_BLOCK ? rest : xyz + 3 * i, cells, cell, inside);
+        for (int64_t j = 0; j < here; ++j) {  // without a branch: a point out of range is overwritten by the next, and counts for nothing
+          const uint64_t whole = cell[j] | high;
+          *out = Record::make(whole, i + j);
+          out += inside[j];
+          histogram[whole >> shift] += inside[j];
+        }
+      }
+      i = stop;
+    }
+    return out - records;
+  }
+
+  // Deals the records of the parts into stretches by the uppermost bits of their cells; stable. Sets `begin` and `points`.
+  Record* deal(const std::vector<int64_t>& first, const std::vector<int64_t>& last) {
+    const int64_t parts = static_cast<int64_t>(first.size());
+    for (int64_t part = 0; part < parts; ++part) points += last[part] - first[part];
+    begin.assign(ranges + 1, points);
+    begin[0] = 0;
+    if (ranges == 1) return memory_a_.get();
+    const int64_t values = int64_t{1} << split_;
+    std::vector<uint16_t> range_of(values);
+    std::vector<int64_t> place(ranges * parts, 0);  // [range, part]: its records, then where they go
+    for (int64_t value = 0, before = 0; value < values; ++value) {
+      const int64_t range = std::min(ranges - 1, before * ranges / std::max<int64_t>(points, 1));
+      range_of[value] = static_cast<uint16_t>(range);
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t here = histogram_[(part << split_) + value];
+        place[range * parts + part] += here;
+        before += here;
+      }
+    }
+    int64_t total = 0;
+    for (int64_t range = 0; range < ranges; ++range) {
+      begin[range] = total;
+      for (int64_t part = 0; part < parts; ++part) total += std::exchange(place[range * parts + part], total);
+    }
+    const int shift = bits_ - split_;
+    parallel_parts(parts, parts, [&](int64_t part, int64_t, int64_t) {
+      std::vector<int64_t> next(ranges);
+      for (int64_t range = 0; range < ranges; ++range) next[range] = place[range * parts + part];
+      for (int64_t i = first[part]; i < last[part]; ++i) memory_b_[next[range_of[memory_a_[i].cell() >> shift]]++] = memory_a_[i];
+    });
+    return memory_b_.get();
+  }
+
+  // Sorts records[0, count) by cell, back and forth between two memories: they end in the second after an odd number of passes.
+  template <int Passes>
+  void sort(Record* from, Record* to, int64_t count) const {
+    const int digit = std::max(1, (bits_ + Passes - 1) / Passes);
+    const uint64_t mask = (uint64_t{1} << digit) - 1;
+    uint32_t all[Passes << kMaxDigit];
+    std::fill_n(all, Passes << digit, 0u);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t cell = from[i].cell();
+      for (int pass = 0; pass < Passes; ++pass) ++all[(static_cast<uint64_t>(pass) << digit) + (cell >> (pass * digit) & mask)];
+    }
+    for (int pass = 0; pass < Passes; ++pass) {
+      uint32_t* const place = all + (static_cast<uint64_t>(pass) << digit);
+      const int shift = pass * digit;
+      uint32_t total = 0;
+      for (uint64_t value = 0; value <= mask; ++value) total += std::exchange(place[value], total);
+      for (int64_t i = 0; i < count; ++i) {
+        const Record record = from[i];
+        to[place[record.cell() >> shift & mask]++] = record;
+      }
+      std::swap(from, to);
+    }
+  }
+
+  template <int Passes = 1>
+  void sort_in(int passes, Record* from, Record* to, int64_t count) const {
+    if constexpr (Passes * kMaxDigit < 64 + kMaxDigit) {
+      if (passes == Passes) return sort<Passes>(from, to, count);
+      sort_in<Passes + 1>(passes, from, to, count);
+    }
+  }
+};
+
+}  // namespace suite3d

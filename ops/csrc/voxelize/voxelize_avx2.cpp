@@ -1,0 +1,1 @@
+#include "voxelize/cells_kernel.h"

@@ -114,7 +114,7 @@ def test_strided_input(backend, generator):
         ({"start": torch.tensor([0.5])}, "start: expected int64"),
     ],
 )
-def test_refuses(change, message, backend):
+def test_refuses(change, message, host_backend):
     arguments = {"xyz": torch.zeros(4, 3), "offsets": torch.tensor([0, 4]), "counts": 2} | change
     with pytest.raises(ValueError, match=message):
         furthest_point_sample(

@@ -15,6 +15,7 @@ from torch import Tensor
 from suite3d import ops
 from tests.ops import cuda_emulator
 from tests.ops.clouds import KINDS, cloud
+from tests.ops.test_kernel_map import STRIDES, edge_on
 
 pytestmark = pytest.mark.skipif(bool(cuda_emulator.why_not()), reason=f"needs the CUDA emulator: {cuda_emulator.why_not()}")
 LARGE = 8200  # beyond what is compared with every point
@@ -117,3 +118,43 @@ def test_chamfer_of_leaves(sizes_a, sizes_b):
     a[5], b[7, 2] = torch.nan, torch.inf
     b[::3] += 0.25
     assert_same(lambda: ops.chamfer_distance(a, b, a_offsets=ragged(*sizes_a), b_offsets=ragged(*sizes_b)))
+
+
+def voxels(kind: str, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """``(V, 4)`` int32 voxels of three scans: all, those on the faces, 255 to 257 of them, none."""
+    if kind == "faces":
+        return edge_on(shape, 3)
+    full = torch.cartesian_prod(*map(torch.arange, (3, *shape))).int()
+    return full if kind == "all" else full[torch.randperm(len(full), generator=generator)[: int(kind)].sort().values]
+
+
+@pytest.mark.parametrize("kind", ["all", "faces", "255", "256", "257", "1", "0"])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (5, 1, 3), (1, 1, 1), (3, 5, 7)])
+def test_kernel_maps(kind, kernel, generator):
+    shape = (4, 6, 20)
+    coords = voxels(kind, shape, generator)
+    assert_same(lambda: (ops.submanifold_map(coords, spatial_shape=shape, batch_size=3, kernel=kernel).forward,))
+    for stride, padding in STRIDES:
+        if any(size + 2 * pad < window for size, pad, window in zip(shape, padding, kernel, strict=True)):
+            continue
+
+        def strided(stride=stride, padding=padding):
+            found = ops.strided_map(coords, spatial_shape=shape, batch_size=3, kernel=kernel, stride=stride, padding=padding)
+            return found.coords, found.forward, found.backward
+
+        assert_same(strided)
+
+
+def test_kernel_maps_of_a_grid_beyond_32_bits(generator):
+    shape = (40, 60000, 60000)
+    corner = (torch.rand(300, 1, 3, generator=generator) * (torch.tensor(shape) - 3)).long()
+    place = (corner + torch.cartesian_prod(*[torch.arange(3)] * 3)[torch.randperm(27, generator=generator)[:9]]).reshape(-1, 3)
+    keys = ((place[:, 0] * shape[1] + place[:, 1]) * shape[2] + place[:, 2]).unique()
+    coords = torch.stack([0 * keys, keys // (shape[1] * shape[2]), keys // shape[2] % shape[1], keys % shape[2]], dim=1).int()
+    assert_same(lambda: (ops.submanifold_map(coords, spatial_shape=shape, batch_size=1, kernel=(3, 3, 3)).forward,))
+
+    def strided():
+        found = ops.strided_map(coords, spatial_shape=shape, batch_size=1, kernel=(3, 3, 3), stride=(1, 1, 2), padding=(1, 1, 1))
+        return found.coords, found.forward, found.backward
+
+    assert_same(strided)

@@ -23,7 +23,8 @@ struct LeafView {
 };
 
 // Greatest x, y, z, -x, -y, -z of the finite points of each cloud, as ordered integers; 0 where there are none.
-static __global__ void __launch_bounds__(COUNTED) find_extremes(const float* xyz, const int64_t* ends, int64_t clouds, int64_t packs, unsigned* extremes) {
+static __global__ void __launch_bounds__(COUNTED) find_extremes(const float* xyz, const int64_t* ends, int64_t clouds, int64_t packs,
+                                                               unsigned* extremes) {
   const int64_t number = blockIdx.x * int64_t{COUNTED / 32} + threadIdx.x / 32;
   if (number >= packs) return;
   const Pack pack = pack_of(ends, clouds, COUNTED, number);

@@ -33,8 +33,8 @@ constexpr int WALKERS = 128;
 
 // A warp walks for 32 queries along the curve; `same`: they are the points, so that pack i is leaf i.
 template <int K, class Rule>
-__global__ void __launch_bounds__(WALKERS, K <= 4 ? 6 : K <= 16 ? 5 : K <= 32 ? 4 : 2) search_leaves(LeafView view, const float* xyz, const int32_t* order, const int64_t* ends, int64_t packs,
-                                                         bool same, int k, Rule rule) {
+__global__ void __launch_bounds__(WALKERS, K <= 4 ? 6 : K <= 16 ? 5 : K <= 32 ? 4 : 2)
+    search_leaves(LeafView view, const float* xyz, const int32_t* order, const int64_t* ends, int64_t packs, bool same, int k, Rule rule) {
   __shared__ uint64_t pending[PENDING][WALKERS];
   const int64_t number = blockIdx.x * int64_t{WALKERS / 32} + threadIdx.x / 32;
   if (number >= packs) return;
@@ -53,8 +53,8 @@ constexpr int TILE = 1024;
 // A block stages tiles of points; its warps hold packs of 32 queries, each pack `slices` times, and every one of those looks at its slice of
 // each tile. In the end the lists of a pack are merged. Few queries fill the machine so.
 template <int K, int THREADS, class Rule>
-__global__ void __launch_bounds__(THREADS, K <= 4 ? 4 : K <= 16 ? 3 : 2) search_tiles(const float* xyz, const float* points, const int64_t* ends, const int64_t* point_ends,
-                                                        int64_t clouds, int slices, int k, Rule rule) {
+__global__ void __launch_bounds__(THREADS, K <= 4 ? 4 : K <= 16 ? 3 : 2)
+    search_tiles(const float* xyz, const float* points, const int64_t* ends, const int64_t* point_ends, int64_t clouds, int slices, int k, Rule rule) {
   union Memory {
     struct {
       float4 tile[TILE];

@@ -158,3 +158,30 @@ def test_kernel_maps_of_a_grid_beyond_32_bits(generator):
         return found.coords, found.forward, found.backward
 
     assert_same(strided)
+
+
+def boxes_about(count: int, spread: float, generator: torch.Generator) -> Tensor:
+    low, high = torch.tensor([-spread, -spread, -1, 1, 1, 1, -9]), torch.tensor([spread, spread, 1, 5, 3, 2, 9])
+    return low + torch.rand(count, 7, generator=generator) * (high - low)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200, 4095, 4096, 4097, 4200])
+@pytest.mark.parametrize("spread", [6.0, 60.0, 600.0])
+def test_suppression(count, spread, generator):
+    """From boxes that all meet to boxes that do not, over the limits of words of 64 and strips of 4,096 boxes."""
+    if count > 200 and spread < 60:
+        pytest.skip("too many pairs for the emulator")
+    boxes, scores = boxes_about(count, spread, generator), torch.rand(count, generator=generator)
+    boxes[: count // 40, 3] = torch.nan
+    boxes[count // 2 : count // 2 + 3, :2] = boxes[:1, :2]
+    for threshold, most in ((0.0, None), (0.2, None), (0.2, 70), (0.9, count - 1)):
+        assert_same(lambda threshold=threshold, most=most: (ops.nms_rotated(boxes, scores, threshold, max_keep=most),))
+
+
+@pytest.mark.parametrize("points", [0, 1, 127, 128, 300])
+@pytest.mark.parametrize("count", [0, 1, 128, 130, 257])
+def test_points_in_boxes(points, count, generator):
+    boxes, xyz = boxes_about(count, 9.0, generator), torch.rand(points, 3, generator=generator) * 20 - 10
+    boxes[:2, 3], boxes[2:3, 0], xyz[:1, 1] = -1.0, torch.nan, torch.nan
+    boxes[3:5], xyz[5:8] = torch.tensor([1.0, 2, 0, 4, 2, 2, 0]), torch.tensor([[3.0, 3, 1], [-1.0, 1, -1], [3.0001, 3, 1]])[: max(0, points - 5)]
+    assert_same(lambda: (ops.points_in_boxes(xyz, boxes), ops.points_in_boxes_mask(xyz, boxes)))

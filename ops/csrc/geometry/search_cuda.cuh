@@ -54,7 +54,8 @@ constexpr int TILE = 1024;
 // each tile. In the end the lists of a pack are merged. Few queries fill the machine so.
 template <int K, int THREADS, class Rule>
 __global__ void __launch_bounds__(THREADS, K <= 4 ? 4 : K <= 16 ? 3 : 2)
-    search_tiles(const float* xyz, const float* points, const int64_t* ends, const int64_t* point_ends, int64_t clouds, int slices, int k, Rule rule) {
+    search_tiles(const float* xyz, const float* points, const int64_t* ends, const int64_t* point_ends, int64_t clouds, int slices, int k,
+                 Rule rule) {
   union Memory {
     struct {
       float4 tile[TILE];

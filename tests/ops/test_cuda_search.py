@@ -165,7 +165,7 @@ def boxes_about(count: int, spread: float, generator: torch.Generator) -> Tensor
     return low + torch.rand(count, 7, generator=generator) * (high - low)
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 200, 4095, 4096, 4097, 4200])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 200, 4096, 4097])
 @pytest.mark.parametrize("spread", [6.0, 60.0, 600.0])
 def test_suppression(count, spread, generator):
     """From boxes that all meet to boxes that do not, over the limits of words of 64 and strips of 4,096 boxes."""
@@ -174,7 +174,7 @@ def test_suppression(count, spread, generator):
     boxes, scores = boxes_about(count, spread, generator), torch.rand(count, generator=generator)
     boxes[: count // 40, 3] = torch.nan
     boxes[count // 2 : count // 2 + 3, :2] = boxes[:1, :2]
-    for threshold, most in ((0.0, None), (0.2, None), (0.2, 70), (0.9, count - 1)):
+    for threshold, most in ((0.2, None), (0.0, 70), (0.9, count - 1))[: 3 if count <= 200 else 1]:
         assert_same(lambda threshold=threshold, most=most: (ops.nms_rotated(boxes, scores, threshold, max_keep=most),))
 
 
@@ -185,3 +185,16 @@ def test_points_in_boxes(points, count, generator):
     boxes[:2, 3], boxes[2:3, 0], xyz[:1, 1] = -1.0, torch.nan, torch.nan
     boxes[3:5], xyz[5:8] = torch.tensor([1.0, 2, 0, 4, 2, 2, 0]), torch.tensor([[3.0, 3, 1], [-1.0, 1, -1], [3.0001, 3, 1]])[: max(0, points - 5)]
     assert_same(lambda: (ops.points_in_boxes(xyz, boxes), ops.points_in_boxes_mask(xyz, boxes)))
+
+
+@pytest.mark.parametrize("size", [0.5, 1e-5])
+@pytest.mark.parametrize("limits", [(1, 3), (5, 100), (40, 10**6)])
+def test_voxels(size, limits, generator):
+    """Keys of 32 bits and of 64, clouds without points or without points in range."""
+    xyz, feats, offsets = torch.randn(3000, 3, generator=generator), torch.randn(3000, 2, generator=generator), ragged(0, 900, 50, 0, 2050)
+    xyz[900:950] += 99
+    xyz[::7], xyz[5] = xyz[1:2], torch.nan
+    place = ((-1.0, -1.0, -1.0, 1.0, 1.0, 1.0), (size, size, 0.5))
+    assert_same(lambda: ops.dynamic_voxelize(xyz, offsets, *place))
+    assert_same(lambda: ops.hard_voxelize(xyz, feats, offsets, *place, max_points=limits[0], max_voxels=limits[1]))
+    assert_same(lambda: ops.hard_voxelize(xyz[900:950], feats[900:950], ragged(50), *place, max_points=2, max_voxels=9))

@@ -1,5 +1,6 @@
 // Nearest neighbours in both directions; gradients summed in row order after a sort, without atomics.
 #include "chamfer/nearest.cuh"
+#include "scatter/group_rows.cuh"
 
 namespace suite3d {
 namespace {
@@ -67,20 +68,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(Tensor a, Tensor b, Tensor a_
 // Gradient of one side: 2 g (p - q) of its own edges, less those of the edges that end here.
 Tensor gradient_of(const Tensor& from, const Tensor& to, const Tensor& own_index, const Tensor& own_grad, const Tensor& other_index,
                    const Tensor& other_grad, cudaStream_t stream) {
-  const int64_t edges = to.size(0);
-  const Buffer<uint64_t> sorted(edges, from);
-  const Buffer<int64_t> iota(edges, from), edge(edges, from);
-  for_each(edges, stream, [iota = iota.get()] __device__(int64_t i) { iota[i] = i; });
-  const uint64_t* targets = reinterpret_cast<const uint64_t*>(data<int64_t>(other_index));  // -1 comes last
-  sort_pairs(targets, sorted.get(), iota.get(), edge.get(), edges, 64, from, stream);
+  const GroupedRows edges = group_rows(to.size(0), from.size(0), from, stream,
+                                       [nearest = data<int64_t>(other_index)] __device__(int64_t i) { return nearest[i]; });
   const Tensor result = empty({from.size(0), 3}, ScalarType::Float, from);
   for_each(from.size(0) * 3, stream,
            [p = data<float>(from), q = data<float>(to), own = data<int64_t>(own_index), g = data<float>(own_grad), h = data<float>(other_grad),
-            sorted = sorted.get(), edge = edge.get(), edges, out = mutable_data<float>(result)] __device__(int64_t at) {
+            edge = edges.row.get(), start = edges.start.get(), out = mutable_data<float>(result)] __device__(int64_t at) {
              const int64_t i = at / 3, axis = at % 3;
              float sum = own[i] >= 0 ? 2 * g[i] * (p[at] - q[3 * own[i] + axis]) : 0.f;
-             for (int64_t e = lower_bound(sorted, edges, static_cast<uint64_t>(i)); e < edges && sorted[e] == static_cast<uint64_t>(i); ++e)
-               sum -= 2 * h[edge[e]] * (q[3 * edge[e] + axis] - p[at]);
+             for (int64_t e = start[i]; e < start[i + 1]; ++e) {
+               const int64_t j = edge[e];
+               sum -= 2 * h[j] * (q[3 * j + axis] - p[at]);
+             }
              out[at] = sum;
            });
   return result;

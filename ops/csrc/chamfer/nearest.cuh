@@ -127,7 +127,7 @@ struct NearestVisitor {
 };
 
 // Large clouds: a warp walks the leaves of the other side for 32 points along the curve.
-__global__ void __launch_bounds__(GROUPERS, 6) nearest_of_leaves(LeafView from, LeafView to, const float* xyz, int64_t packs, NearestOut out) {
+__global__ void __launch_bounds__(GROUPERS, 5) nearest_of_leaves(LeafView from, LeafView to, const float* xyz, int64_t packs, NearestOut out) {
   const int64_t number = blockIdx.x * int64_t{GROUPERS / 32} + threadIdx.x / 32;
   if (number >= packs) return;
   const Pack pack = pack_of(from.ends, from.clouds, LEAF, number);

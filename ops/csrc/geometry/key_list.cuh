@@ -25,8 +25,6 @@ struct KeyList {
     for (int i = 0; i < K; ++i) key[i] = i < K - k ? 0 : NO_KEY;
   }
 
-  __device__ uint64_t last() const { return key[K - 1]; }
-
   // Each key takes its place and the largest falls out; no change where it is beyond the last.
   __device__ void insert(uint64_t value) {
 #pragma unroll
@@ -67,20 +65,21 @@ template <int K, int THREADS>
 struct Collector {
   uint64_t (*pending)[THREADS];  // [PENDING, THREADS]
   KeyList<K> list;
-  uint64_t bound = NO_KEY;  // nothing from here on is of use
   int held = 0;
 
   __device__ Collector(uint64_t (*memory)[THREADS], int k) : pending(memory) { list.clear(k); }
 
+  // Nothing from here on is of use.
+  __device__ uint64_t bound() const { return list.key[K - 1]; }
+
   __device__ void offer(uint64_t key) {
-    if (key < bound) pending[held++][threadIdx.x] = key;
+    if (key < bound()) pending[held++][threadIdx.x] = key;
   }
 
   __device__ void flush() {
     const int most = static_cast<int>(__reduce_max_sync(WARP, static_cast<unsigned>(held)));
     for (int i = 0; i < most; ++i) list.insert(i < held ? pending[i][threadIdx.x] : NO_KEY);
     held = 0;
-    bound = list.last();
   }
 
   __device__ void make_room() {

@@ -13,11 +13,16 @@ constexpr int LEAF = 32, GROUP = 32 * LEAF;  // points
 constexpr int COUNTED = 128;                 // points that a warp finds the extremes of
 constexpr unsigned NOTHING = 0xffffffffu;    // a box that is not there, or has been seen
 
-// Leaf l of group g is leaf_low[32 g + l]; low.w holds the bits of the least row. Points that are not finite lie in no box.
+// Around finite points; low.w holds the bits of the least row.
+struct Box {
+  float4 low, high;
+};
+
+// Leaf l of group g is leaf[32 g + l]. Points that are not finite lie in no box.
 struct LeafView {
   const float4* point;  // x, y, z and the bits of the row; cloud b at [ends[b], ends[b + 1])
   const int32_t* row;
-  const float4 *leaf_low, *leaf_high, *group_low, *group_high;
+  const Box *leaf, *group;
   const int64_t* ends;
   int64_t clouds;
 };
@@ -78,62 +83,59 @@ inline Buffer<int32_t> curve_rows(const Tensor& xyz, const Tensor& offsets, cuda
   return rows;
 }
 
-// A box around what the lanes of a warp hold; the same in all of them.
-__device__ inline void warp_box(float4& low, float4& high) {
-  low = {warp_min(low.x), warp_min(low.y), warp_min(low.z),
-         __uint_as_float(__reduce_min_sync(WARP, __float_as_uint(low.w)))};
-  high = {warp_max(high.x), warp_max(high.y), warp_max(high.z), 0.f};
+__device__ inline Box no_box() {
+  return {{INFINITY, INFINITY, INFINITY, __uint_as_float(NOTHING)}, {-INFINITY, -INFINITY, -INFINITY, 0.f}};
+}
+
+// The box around those that the lanes of a warp hold; the same in all of them.
+__device__ inline Box warp_box(const Box& box) {
+  return {{warp_min(box.low.x), warp_min(box.low.y), warp_min(box.low.z), __uint_as_float(__reduce_min_sync(WARP, __float_as_uint(box.low.w)))},
+          {warp_max(box.high.x), warp_max(box.high.y), warp_max(box.high.z), 0.f}};
 }
 
 // A block gathers a group: warp l its leaf l, then the first warp all of it.
-static __global__ void __launch_bounds__(GROUP) box_leaves(const float* xyz, const int32_t* rows, const int64_t* ends, int64_t clouds, float4* point,
-                                                    float4* leaf_low, float4* leaf_high, float4* group_low, float4* group_high) {
-  __shared__ float4 lows[32], highs[32];
+static __global__ void __launch_bounds__(GROUP) box_leaves(const float* xyz, const int32_t* rows, const int64_t* ends, int64_t clouds,
+                                                           float4* point, Box* leaves, Box* groups) {
+  __shared__ Box boxes[32];
   const Pack pack = pack_of(ends, clouds, GROUP, blockIdx.x);
   if (pack.first >= pack.last) return;  // for the whole block
   const int lane = threadIdx.x % 32, leaf = threadIdx.x / 32;
-  const float4 no_low = {INFINITY, INFINITY, INFINITY, __uint_as_float(NOTHING)}, no_high = {-INFINITY, -INFINITY, -INFINITY, 0.f};
-  float4 low = no_low, high = no_high;
+  Box box = no_box();
   const int64_t at = pack.first + threadIdx.x;
   if (at < pack.last) {
     const int32_t row = rows[at];
     const float* p = xyz + 3 * static_cast<int64_t>(row);
     const float4 held = {p[0], p[1], p[2], __int_as_float(row)};
     point[at] = held;
-    if (is_finite(held.x, held.y, held.z)) low = high = held;
+    if (is_finite(held.x, held.y, held.z)) box = {held, held};
   }
-  warp_box(low, high);
-  if (lane == 0) {
-    leaf_low[blockIdx.x * int64_t{32} + leaf] = lows[leaf] = low;
-    leaf_high[blockIdx.x * int64_t{32} + leaf] = highs[leaf] = high;
-  }
+  box = warp_box(box);
+  if (lane == 0) leaves[blockIdx.x * int64_t{32} + leaf] = boxes[leaf] = box;
   __syncthreads();
   if (leaf > 0) return;
-  low = lows[lane], high = highs[lane];
-  warp_box(low, high);
-  if (lane == 0) group_low[blockIdx.x] = low, group_high[blockIdx.x] = high;
+  box = warp_box(boxes[lane]);
+  if (lane == 0) groups[blockIdx.x] = box;
 }
 
 class Leaves {
  public:
   Leaves(const Tensor& xyz, const Tensor& offsets, cudaStream_t stream)
       : offsets_(offsets), rows_(curve_rows(xyz, offsets, stream)), groups_(pack_room(xyz.size(0), offsets.size(0) - 1, GROUP)),
-        points_(xyz.size(0), xyz), leaf_boxes_(64 * groups_, xyz), group_boxes_(2 * groups_, xyz) {
-    const LeafView made = view();
-    launch_rows(box_leaves, groups_ * GROUP, GROUP, stream, data<float>(xyz), made.row, made.ends, made.clouds, points_.get(), leaf_boxes_.get(),
-                leaf_boxes_.get() + 32 * groups_, group_boxes_.get(), group_boxes_.get() + groups_);
+        points_(xyz.size(0), xyz), leaf_boxes_(32 * groups_, xyz), group_boxes_(groups_, xyz) {
+    launch_rows(box_leaves, groups_ * GROUP, GROUP, stream, data<float>(xyz), rows_.get(), data<int64_t>(offsets), offsets.size(0) - 1,
+                points_.get(), leaf_boxes_.get(), group_boxes_.get());
   }
 
   LeafView view() const {
-    const float4 *leaf = leaf_boxes_.get(), *group = group_boxes_.get();
-    return {points_.get(), rows_.get(), leaf, leaf + 32 * groups_, group, group + groups_, data<int64_t>(offsets_), offsets_.size(0) - 1};
+    return {points_.get(), rows_.get(), leaf_boxes_.get(), group_boxes_.get(), data<int64_t>(offsets_), offsets_.size(0) - 1};
   }
 
  private:
   Tensor offsets_;
   Buffer<int32_t> rows_;
   int64_t groups_;
-  Buffer<float4> points_, leaf_boxes_, group_boxes_;
+  Buffer<float4> points_;
+  Buffer<Box> leaf_boxes_, group_boxes_;
 };
 
 // A query in each lane; those that are not active find nothing.
@@ -158,29 +160,29 @@ __device__ inline LaneQuery lane_query(const float* xyz, const int32_t* order, c
 }
 
 // Squared distance between two boxes, 0 where they meet.
-__device__ inline float box_distance(const float4& low, const float4& high, const float4& from, const float4& to) {
-  const float x = fmaxf(fmaxf(__fsub_rn(low.x, to.x), __fsub_rn(from.x, high.x)), 0.f);
-  const float y = fmaxf(fmaxf(__fsub_rn(low.y, to.y), __fsub_rn(from.y, high.y)), 0.f);
-  const float z = fmaxf(fmaxf(__fsub_rn(low.z, to.z), __fsub_rn(from.z, high.z)), 0.f);
+__device__ inline float box_distance(const Box& box, const Box& other) {
+  const float x = fmaxf(fmaxf(__fsub_rn(box.low.x, other.high.x), __fsub_rn(other.low.x, box.high.x)), 0.f);
+  const float y = fmaxf(fmaxf(__fsub_rn(box.low.y, other.high.y), __fsub_rn(other.low.y, box.high.y)), 0.f);
+  const float z = fmaxf(fmaxf(__fsub_rn(box.low.z, other.high.z), __fsub_rn(other.low.z, box.high.z)), 0.f);
   return __fadd_rn(product_sum(x, x, y, y), __fmul_rn(z, z));
 }
 
 // Bits of four times the squared distance of two boxes' centres, to choose by; infinity for an empty box.
-__device__ inline unsigned centre_distance(const float4& low, const float4& high, const float4& from, const float4& to) {
-  const float x = low.x - from.x + (high.x - to.x), y = low.y - from.y + (high.y - to.y), z = low.z - from.z + (high.z - to.z);
-  const float distance = x * x + y * y + z * z;
+__device__ inline unsigned centre_distance(const Box& a, const Box& b) {
+  const float x = a.low.x - b.low.x + (a.high.x - b.high.x), y = a.low.y - b.low.y + (a.high.y - b.high.y);
+  const float z = a.low.z - b.low.z + (a.high.z - b.high.z), distance = x * x + y * y + z * z;
   return __float_as_uint(distance < INFINITY ? distance : INFINITY);
 }
 
 // Lane that holds the least value.
 __device__ inline int lane_of(unsigned value, unsigned least) { return __ffs(static_cast<int>(__ballot_sync(WARP, value == least))) - 1; }
 
-// Number of the box nearest by centres among `count` at low, high.
-__device__ inline int nearest_box(const float4* low, const float4* high, int count, const float4& from, const float4& to) {
+// Number of the box whose centre is nearest.
+__device__ inline int nearest_box(const Box* boxes, int count, const Box& to) {
   unsigned best = NOTHING;
   int at = 0;
   for (int i = threadIdx.x % 32; i < count; i += 32) {
-    const unsigned distance = centre_distance(low[i], high[i], from, to);
+    const unsigned distance = centre_distance(boxes[i], to);
     if (distance < best) best = distance, at = i;
   }
   return __shfl_sync(WARP, at, lane_of(best, __reduce_min_sync(WARP, best)));
@@ -206,27 +208,25 @@ __device__ void walk_leaves(const LeafView& view, int64_t cloud, const LaneQuery
   const int64_t begin = view.ends[cloud], first_group = first_pack(begin, cloud, GROUP);
   const int count = static_cast<int>(view.ends[cloud + 1] - begin), groups = (count + GROUP - 1) / GROUP, lane = threadIdx.x % 32;
   if (count <= 0 || !__any_sync(WARP, query.active)) return;
-  const float4 *group_low = view.group_low + first_group, *group_high = view.group_high + first_group;
-  const float4 *leaf_low = view.leaf_low + 32 * first_group, *leaf_high = view.leaf_high + 32 * first_group, *point = view.point + begin;
+  const Box *group_box = view.group + first_group, *leaf_box = view.leaf + 32 * first_group;
+  const float4* point = view.point + begin;
   const float4 here = {query.x, query.y, query.z, 0.f};
-  float4 from = {INFINITY, INFINITY, INFINITY, 0.f}, to = {-INFINITY, -INFINITY, -INFINITY, 0.f};
-  if (query.active) from = to = here;
-  warp_box(from, to);
+  const Box queries = warp_box(query.active ? Box{here, here} : no_box());
   int seed = static_cast<int>(own);
   if (own < 0) {
-    const int group = nearest_box(group_low, group_high, groups, from, to), leaves = (min(GROUP, count - group * GROUP) + LEAF - 1) / LEAF;
-    seed = 32 * group + nearest_box(leaf_low + 32 * group, leaf_high + 32 * group, leaves, from, to);
+    const int group = nearest_box(group_box, groups, queries), leaves = (min(GROUP, count - group * GROUP) + LEAF - 1) / LEAF;
+    seed = 32 * group + nearest_box(leaf_box + 32 * group, leaves, queries);
   }
   const auto scan = [&](int leaf) { visitor.scan(point + leaf * LEAF, min(LEAF, count - leaf * LEAF)); };
   const auto reach = [&] { return visitor.reach(); };
   const auto visit_group = [&](int group) {
     const int mine = 32 * group + lane;
     const bool there = mine * LEAF < count && mine != seed;
-    const unsigned distance = there ? __float_as_uint(box_distance(leaf_low[mine], leaf_high[mine], from, to)) : NOTHING;
+    const unsigned distance = there ? __float_as_uint(box_distance(leaf_box[mine], queries)) : NOTHING;
     nearest_first(distance, reach, [&](int chosen) {
       const int leaf = 32 * group + chosen;
-      const float4 low = leaf_low[leaf];
-      const bool wanted = query.active && visitor.wants(box_distance(low, leaf_high[leaf], here, here), __float_as_int(low.w));
+      const Box box = leaf_box[leaf];
+      const bool wanted = query.active && visitor.wants(box_distance(box, {here, here}), __float_as_int(box.low.w));
       if (__any_sync(WARP, wanted)) scan(leaf);
     });
   };
@@ -234,7 +234,7 @@ __device__ void walk_leaves(const LeafView& view, int64_t cloud, const LaneQuery
   const int rounds = (groups + 31) / 32;
   for (int round = 0, base = seed / 1024; round < rounds; ++round, base = base + 1 < rounds ? base + 1 : 0) {
     const int mine = 32 * base + lane;
-    const unsigned distance = mine < groups ? __float_as_uint(box_distance(group_low[mine], group_high[mine], from, to)) : NOTHING;
+    const unsigned distance = mine < groups ? __float_as_uint(box_distance(group_box[mine], queries)) : NOTHING;
     nearest_first(distance, reach, [&](int chosen) { visit_group(32 * base + chosen); });
   }
 }

@@ -19,13 +19,13 @@ struct LeafVisitor {
   unsigned reached = 0x7f800000u;  // infinity
 
   __device__ unsigned reach() const { return reached; }
-  __device__ bool wants(float distance, int row) const { return rule.wants(distance, row, found.bound); }
+  __device__ bool wants(float distance, int row) const { return rule.wants(distance, row, found.bound()); }
   __device__ void scan(const float4* points, int count) {
     found.scan(count, [&](int i) {
       const float4 point = __ldg(points + i);
       return rule.key(query.distance(point), __float_as_int(point.w));
     });
-    reached = __reduce_max_sync(WARP, query.active ? rule.reach(found.bound) : 0);
+    reached = __reduce_max_sync(WARP, query.active ? rule.reach(found.bound()) : 0);
   }
 };
 
@@ -33,7 +33,7 @@ constexpr int WALKERS = 128;
 
 // A warp walks for 32 queries along the curve; `same`: they are the points, so that pack i is leaf i.
 template <int K, class Rule>
-__global__ void __launch_bounds__(WALKERS, K <= 4 ? 6 : K <= 16 ? 5 : K <= 32 ? 4 : 2)
+__global__ void __launch_bounds__(WALKERS, K <= 4 ? 6 : K <= 16 ? 4 : K <= 32 ? 3 : 2)
     search_leaves(LeafView view, const float* xyz, const int32_t* order, const int64_t* ends, int64_t packs, bool same, int k, Rule rule) {
   __shared__ uint64_t pending[PENDING][WALKERS];
   const int64_t number = blockIdx.x * int64_t{WALKERS / 32} + threadIdx.x / 32;

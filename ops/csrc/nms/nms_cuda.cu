@@ -68,7 +68,7 @@ __device__ inline uint64_t keep_word(uint64_t alive, const uint64_t (&own)[2]) {
 }
 
 // One block goes down the words of a strip. state[0]: boxes kept so far.
-__global__ void __launch_bounds__(THREADS) walk_strip(const uint64_t* masks, const uint64_t* drops, const int64_t* order, int64_t count,
+__global__ void __launch_bounds__(THREADS, 1) walk_strip(const uint64_t* masks, const uint64_t* drops, const int64_t* order, int64_t count,
                                                       int64_t words, int64_t first, int64_t max_keep, uint64_t* dropped, int64_t* state,
                                                       int64_t* kept) {
   __shared__ uint64_t gone[STRIP / SIDE], keep;

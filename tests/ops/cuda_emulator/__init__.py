@@ -38,6 +38,7 @@ import os
 import re
 import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,6 +163,7 @@ def load() -> ctypes.CDLL:
 
 _schemas = torch.library.Library(NAMESPACE, "FRAGMENT")
 _declared: list[Any] = []
+calls: Counter[str] = Counter()  # of emulated kernels, by op
 
 
 def _declare(name: str) -> Any:
@@ -179,6 +181,7 @@ def _runner(op: Any) -> Any:
     """The op, with the emulator's message where it fails (before torch 2.13 that does not come through the stable ABI)."""
 
     def run(*arguments: Any) -> Any:
+        calls[op._schema.name.partition("::")[2]] += 1
         try:
             return op(*arguments)
         except RuntimeError as error:

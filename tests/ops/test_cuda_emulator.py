@@ -143,7 +143,8 @@ def test_cub(kernels):
     assert kernels.sort_float(pointer(floats), pointer(sorted_floats), pointer(values), pointer(moved), 500) == 0
     assert np.array_equal(sorted_floats, np.sort(floats))
     total, ones = np.zeros(3, np.int64), np.array([2**31 - 1, 1, 1], np.int32)
-    assert kernels.sum_up(pointer(ones), pointer(total), 3) == 0 and total.tolist() == [2**31 - 1, -(2**31), 1 - 2**31]  # in int32, as CUB
+    assert kernels.sum_up(pointer(ones), pointer(total), 3, False) == 0 and total.tolist() == [2**31 - 1, -(2**31), 1 - 2**31]  # in int32, as CUB
+    assert kernels.sum_up(pointer(ones), pointer(total), 3, True) == 0 and total.tolist() == [2**31 - 1, 2**31, 2**31 + 1]
 
 
 def test_a_source_it_cannot_rewrite_is_refused():

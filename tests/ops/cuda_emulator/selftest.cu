@@ -148,9 +148,11 @@ EXPORT int sort_long(const long long* keys, long long* keys_out, const int* valu
 EXPORT int sort_float(const float* keys, float* keys_out, const int* values, int* values_out, int count) {
   return sort(keys, keys_out, values, values_out, count, 0, 32, 0);
 }
-EXPORT int sum_up(const int* in, long long* out, int count) {
+EXPORT int sum_up(const int* in, long long* out, int count, bool wide) {
   size_t size = 0;
+  const auto sum = [](long long a, long long b) { return a + b; };
   cub::DeviceScan::InclusiveSum(nullptr, size, in, out, count);
   std::vector<char> room(size);
+  if (wide) return cub::DeviceScan::InclusiveScan(room.data(), size, in, out, sum, count);
   return cub::DeviceScan::InclusiveSum(room.data(), size, in, out, count);
 }

@@ -60,19 +60,56 @@ def covers(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @covers("furthest_point_sample")
-@pytest.mark.parametrize("size", [*SIZES, 2047, 2049, 4097, 8191, 8192, 8193])
+@pytest.mark.parametrize("size", [*SIZES, 4096, 4097, 8192, 8193, 16384, 16385])
 @pytest.mark.parametrize("kind", ["grid", "normal"])
 def test_furthest_points_of_sizes(size, kind, used):
+    """The last size of each kernel, and the first of the next."""
     ends, start = torch.tensor([0, size]), torch.tensor([size // 2])
-    assert_emulated_same(lambda: (ops.furthest_point_sample(cloud(kind, size, 0), ends, min(size, 24), start=start),), *used, seeds=1)
+    assert_emulated_same(lambda: (ops.furthest_point_sample(cloud(kind, size, 0), ends, min(size, 20), start=start),), *used, seeds=1)
 
 
 @covers("furthest_point_sample")
 @pytest.mark.parametrize("kind", KINDS)
-def test_furthest_points_of_a_ragged_batch(kind, used):
-    ends, counts = torch.tensor([0, 10, 10, 1300, 9700, 9701]), torch.tensor([12, 0, 40, 25, 3])
-    start = torch.tensor([9, 0, 10, 9699, 9700])
-    assert_emulated_same(lambda: (ops.furthest_point_sample(cloud(kind, 9701, 1), ends, counts, start=start),), *used, seeds=1)
+def test_furthest_points_in_leaves(kind, used):
+    """Large clouds beside small and empty ones, ties between leaves, a leaf that is not full."""
+    ends, counts = torch.tensor([0, 10, 10, 17000, 35007, 35008]), torch.tensor([12, 0, 30, 25, 3])
+    start = torch.tensor([9, 0, 10, 35006, 35007])
+    assert_emulated_same(lambda: (ops.furthest_point_sample(cloud(kind, 35008, 1), ends, counts, start=start),), *used, seeds=1)
+
+
+@covers("furthest_point_sample")
+@pytest.mark.parametrize("seed", range(5))
+def test_furthest_points_in_leaves_in_many_orders(seed, used):
+    points, ends = torch.cat([cloud("grid", 9000, seed), cloud("normal", 9000, seed)]), torch.tensor([0, 18000])
+    expected = ops.furthest_point_sample(points, ends, 150)
+    with cuda_emulator.emulated():
+        cuda_emulator.seed(seed)
+        assert torch.equal(ops.furthest_point_sample(points, ends, 150), expected)
+
+
+@covers("furthest_point_sample")
+@pytest.mark.parametrize("size", [8192, 8193, 16384])
+def test_furthest_points_where_shared_memory_is_small(size, used):
+    ends = torch.tensor([0, size])
+    with cuda_emulator.shared_memory(99 << 10):
+        assert_emulated_same(lambda: (ops.furthest_point_sample(cloud("grid", size, 0), ends, 20),), *used, seeds=1)
+
+
+def test_only_kernels_for_the_largest_cloud_are_launched(generator):
+    """What Python knows of the sizes: rows of the largest cloud. Many small clouds need no order of their rows."""
+    points, ends = torch.randn(20000, 3, generator=generator), torch.arange(0, 20001, 1000)
+    arguments = (points, ends, torch.full((20,), 9), ends[:-1], 180)
+    expected = ops.furthest_point_sample(points, ends, 9)
+    with cuda_emulator.emulated():
+        for largest in (1000, 20000):
+            assert torch.equal(torch.ops.suite3d.furthest_point_sample(*arguments, largest), expected)
+
+
+@covers("furthest_point_sample")
+@pytest.mark.parametrize("size", [131072, 131073, 262145])
+def test_furthest_points_of_very_large_clouds(size, used):
+    ends = torch.tensor([0, size])
+    assert_emulated_same(lambda: (ops.furthest_point_sample(cloud("clusters", size, 0), ends, 15),), *used, seeds=1)
 
 
 @covers("knn", "ball_query")

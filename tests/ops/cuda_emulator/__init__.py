@@ -158,6 +158,7 @@ def load() -> ctypes.CDLL:
     emulator = ctypes.CDLL(str(path))
     emulator.cuda_emulator_last_message.restype = ctypes.c_char_p
     emulator.cuda_emulator_seed.argtypes = [ctypes.c_uint64]
+    emulator.cuda_emulator_limit_shared.argtypes, emulator.cuda_emulator_limit_shared.restype = [ctypes.c_size_t], ctypes.c_size_t
     return emulator
 
 
@@ -175,6 +176,16 @@ def _declare(name: str) -> Any:
 def seed(value: int) -> None:
     """Draw the orders of blocks and threads, and rubbish, from here on from this seed."""
     load().cuda_emulator_seed(value)
+
+
+@contextlib.contextmanager
+def shared_memory(limit: int) -> Iterator[None]:
+    """Inside, a block has at most so many bytes of shared memory (227 KB otherwise, as on Hopper; 99 KB on GPUs for desktops)."""
+    before = load().cuda_emulator_limit_shared(limit)
+    try:
+        yield
+    finally:
+        load().cuda_emulator_limit_shared(before)
 
 
 def _runner(op: Any) -> Any:

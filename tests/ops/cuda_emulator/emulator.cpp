@@ -224,7 +224,8 @@ std::string name_of(const Place& place) {
   return std::string(place.call) + " at " + (slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
 }
 
-bool same(const Place& a, const Place& b) { return a.line == b.line && !std::strcmp(a.call, b.call) && !std::strcmp(a.file, b.file); }
+bool same(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
+bool same(const Place& a, const Place& b) { return a.line == b.line && same(a.call, b.call) && same(a.file, b.file); }
 
 std::string name_of(const Thread& thread) {
   return "thread (" + std::to_string(thread.index.x) + ", " + std::to_string(thread.index.y) + ", " + std::to_string(thread.index.z) + ")";
@@ -374,11 +375,11 @@ void warp_barrier(Place place, unsigned mask, const void* value, size_t size, vo
   if (!(mask >> at % 32 & 1)) fail(name_of(mine) + " is not in the mask of its own " + name_of(place));
   mine.state = State::waits_for_warp, mine.place = place, mine.mask = mask, mine.value = value, mine.size = size, mine.deposits = static_cast<char*>(deposits);
   bool complete = true;
-  for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i) {
+  for (size_t i = base; complete && i < base + 32 && i < device.threads.size(); ++i) {
     const Thread& other = device.threads[i];
     if (!(mask >> (i - base) & 1)) continue;
     if (other.state == State::done) fail(name_of(mine) + " waits in " + name_of(place) + " for " + name_of(other) + ", which has returned");
-    complete &= other.state == State::waits_for_warp && other.mask == mask && other.size == size && same(other.place, place);
+    complete = other.state == State::waits_for_warp && other.mask == mask && other.size == size && same(other.place, place);
   }
   if (complete) {
     char brought[32 * sizeof(uint64_t) * 2];

@@ -1,7 +1,6 @@
 // Space-filling-curve positions, one thread a cell, and the order they give by stable radix sorts. No wait for the device.
+#include "curve/code.cuh"
 #include "curve/curve.h"
-#include "geometry/curve_code.cuh"
-#include "geometry/device.cuh"
 
 namespace suite3d {
 namespace {

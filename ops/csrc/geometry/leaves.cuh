@@ -4,7 +4,7 @@
 // Distances to boxes are rounded like those to points, and rounding keeps order, so no box is further than a point in it, to the last bit.
 #pragma once
 
-#include "geometry/curve_code.cuh"
+#include "curve/code.cuh"
 #include "geometry/packs.cuh"
 
 namespace suite3d {

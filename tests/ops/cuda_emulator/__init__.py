@@ -38,6 +38,7 @@ import os
 import re
 import subprocess
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -157,11 +158,13 @@ def load() -> ctypes.CDLL:
     emulator = ctypes.CDLL(str(path))
     emulator.cuda_emulator_last_message.restype = ctypes.c_char_p
     emulator.cuda_emulator_seed.argtypes = [ctypes.c_uint64]
+    emulator.cuda_emulator_limit_shared.argtypes, emulator.cuda_emulator_limit_shared.restype = [ctypes.c_size_t], ctypes.c_size_t
     return emulator
 
 
 _schemas = torch.library.Library(NAMESPACE, "FRAGMENT")
 _declared: list[Any] = []
+calls: Counter[str] = Counter()  # of emulated kernels, by op
 
 
 def _declare(name: str) -> Any:
@@ -175,10 +178,21 @@ def seed(value: int) -> None:
     load().cuda_emulator_seed(value)
 
 
+@contextlib.contextmanager
+def shared_memory(limit: int) -> Iterator[None]:
+    """Inside, a block has at most so many bytes of shared memory (227 KB otherwise, as on Hopper; 99 KB on GPUs for desktops)."""
+    before = load().cuda_emulator_limit_shared(limit)
+    try:
+        yield
+    finally:
+        load().cuda_emulator_limit_shared(before)
+
+
 def _runner(op: Any) -> Any:
     """The op, with the emulator's message where it fails (before torch 2.13 that does not come through the stable ABI)."""
 
     def run(*arguments: Any) -> Any:
+        calls[op._schema.name.partition("::")[2]] += 1
         try:
             return op(*arguments)
         except RuntimeError as error:

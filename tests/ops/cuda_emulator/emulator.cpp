@@ -28,7 +28,8 @@ dim3 blockDim, gridDim;
 namespace cuda_emulator {
 namespace {
 
-constexpr size_t STATIC_SHARED = 48 << 10, DYNAMIC_SHARED = 227 << 10;
+constexpr size_t STATIC_SHARED = 48 << 10;
+size_t shared_limit = 227 << 10;  // of a block, as on Hopper
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t STACK = 512 << 10;
 #else
@@ -223,7 +224,8 @@ std::string name_of(const Place& place) {
   return std::string(place.call) + " at " + (slash ? slash + 1 : place.file) + ":" + std::to_string(place.line);
 }
 
-bool same(const Place& a, const Place& b) { return a.line == b.line && !std::strcmp(a.call, b.call) && !std::strcmp(a.file, b.file); }
+bool same(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
+bool same(const Place& a, const Place& b) { return a.line == b.line && same(a.call, b.call) && same(a.file, b.file); }
 
 std::string name_of(const Thread& thread) {
   return "thread (" + std::to_string(thread.index.x) + ", " + std::to_string(thread.index.y) + ", " + std::to_string(thread.index.z) + ")";
@@ -260,7 +262,10 @@ void scribble(void* memory, size_t size) {
   const uint64_t kind = device.random() % 3;
   if (kind == 0) return void(std::memset(bytes, 0xff, size));  // NaN, -1
   if (kind == 1) return void(std::memset(bytes, 0x7e, size));  // very large
-  for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<char>(device.random());
+  for (size_t i = 0; i < size; i += 8) {
+    const uint64_t bits = device.random();
+    std::memcpy(bytes + i, &bits, std::min<size_t>(8, size - i));
+  }
 }
 
 void run_block(uint3 block) {
@@ -338,7 +343,7 @@ void shared_object(void* memory, size_t size) {
   if (!device.shared.emplace(memory, size).second) return;
   device.static_shared += size;
   if (device.static_shared > STATIC_SHARED) fail("more than 48 KB of static shared memory");
-  if (device.static_shared + device.dynamic_size > DYNAMIC_SHARED) fail("more than 227 KB of shared memory");
+  if (device.static_shared + device.dynamic_size > shared_limit) fail("more shared memory than a block can have");
   scribble(memory, size);
 }
 
@@ -370,24 +375,20 @@ void warp_barrier(Place place, unsigned mask, const void* value, size_t size, vo
   if (!(mask >> at % 32 & 1)) fail(name_of(mine) + " is not in the mask of its own " + name_of(place));
   mine.state = State::waits_for_warp, mine.place = place, mine.mask = mask, mine.value = value, mine.size = size, mine.deposits = static_cast<char*>(deposits);
   bool complete = true;
-  for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i) {
+  for (size_t i = base; complete && i < base + 32 && i < device.threads.size(); ++i) {
     const Thread& other = device.threads[i];
     if (!(mask >> (i - base) & 1)) continue;
     if (other.state == State::done) fail(name_of(mine) + " waits in " + name_of(place) + " for " + name_of(other) + ", which has returned");
-    complete &= other.state == State::waits_for_warp && other.mask == mask && other.size == size && same(other.place, place);
+    complete = other.state == State::waits_for_warp && other.mask == mask && other.size == size && same(other.place, place);
   }
   if (complete) {
-    for (size_t to = base; to < base + 32 && to < device.threads.size(); ++to) {
-      Thread& thread = device.threads[to];
-      if (!(mask >> (to - base) & 1)) continue;
-      for (size_t from = 0; from < 32; ++from) {
-        char* place_of = thread.deposits + from * size;
-        if (mask >> from & 1 && base + from < device.threads.size())
-          std::memcpy(place_of, device.threads[base + from].value, size);
-        else if (size)
-          scribble(place_of, size);
-      }
-    }
+    char brought[32 * sizeof(uint64_t) * 2];
+    if (size > sizeof(uint64_t) * 2) fail(name_of(place) + ": values of more than 16 bytes");
+    scribble(brought, 32 * size);
+    for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i)
+      if (mask >> (i - base) & 1) std::memcpy(brought + (i - base) * size, device.threads[i].value, size);
+    for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i)
+      if (mask >> (i - base) & 1) std::memcpy(device.threads[i].deposits, brought, 32 * size);
     for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i)
       if (mask >> (i - base) & 1) make_ready(device.threads[i]);
   }
@@ -436,7 +437,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaDeviceSynchronize()
 cudaError_t cudaGetDevice(int* index) { return *index = 0, cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = cuda_emulator::DYNAMIC_SHARED; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(cuda_emulator::shared_limit); break;
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
     case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
@@ -446,7 +447,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 cudaError_t cuda_emulator_allow_shared(cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || static_cast<size_t>(value) > cuda_emulator::DYNAMIC_SHARED) return cudaErrorInvalidValue;
+  if (value < 0 || static_cast<size_t>(value) > cuda_emulator::shared_limit) return cudaErrorInvalidValue;
   device.largest_allowed = std::max(device.largest_allowed, static_cast<size_t>(value));
   return cudaSuccess;
 }
@@ -459,5 +460,6 @@ int32_t cuda_emulator_delete_guard(void*) { return 0; }
 int32_t cuda_emulator_guard_set_index(void*, int32_t) { return 0; }
 // For Python, through ctypes.
 __attribute__((visibility("default"))) void cuda_emulator_seed(uint64_t seed) { device.random.seed(seed), device.seeded = true; }
+__attribute__((visibility("default"))) size_t cuda_emulator_limit_shared(size_t bytes) { return std::exchange(cuda_emulator::shared_limit, bytes); }
 __attribute__((visibility("default"))) const char* cuda_emulator_last_message() { return device.last_message.c_str(); }
 }

@@ -1,9 +1,7 @@
-// Position of a cell along the Morton or the Hilbert curve, on the device.
+// Positions of cells along space-filling curves, on the device.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdint>
+#include "geometry/device.cuh"
 
 namespace suite3d {
 
@@ -15,7 +13,7 @@ __device__ inline uint64_t spread_by_two(uint64_t v) {
   return (v | v << 2) & 0x1249249249249249ull;
 }
 
-// As in curve/curve_kernel.h, for one cell. Bits of the coordinates above `depth` are dropped.
+// As in curve_kernel.h, for one cell. Bits of the coordinates above `depth` are dropped.
 template <class Cell>
 __device__ inline uint64_t code_of(const Cell* row, int depth, bool hilbert, bool swap) {
   const uint32_t kept = (1u << depth) - 1;

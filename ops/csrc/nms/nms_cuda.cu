@@ -69,8 +69,8 @@ __device__ inline uint64_t keep_word(uint64_t alive, const uint64_t (&own)[2]) {
 
 // One block goes down the words of a strip. state[0]: boxes kept so far.
 __global__ void __launch_bounds__(THREADS, 1) walk_strip(const uint64_t* masks, const uint64_t* drops, const int64_t* order, int64_t count,
-                                                      int64_t words, int64_t first, int64_t max_keep, uint64_t* dropped, int64_t* state,
-                                                      int64_t* kept) {
+                                                         int64_t words, int64_t first, int64_t max_keep, uint64_t* dropped, int64_t* state,
+                                                         int64_t* kept) {
   __shared__ uint64_t gone[STRIP / SIDE], keep;
   __shared__ int32_t rows[SIDE];
   const int lane = threadIdx.x % 32;
@@ -97,13 +97,14 @@ __global__ void __launch_bounds__(THREADS, 1) walk_strip(const uint64_t* masks, 
       const uint64_t dropping = alive & active;
       for (int i = lane; i < SIDE; i += 32) {
         const uint64_t before = (uint64_t{1} << i) - 1;
-        if (alive >> i & 1) kept[taken + __popcll(alive & before)] = order[base + i];
         if (dropping >> i & 1) rows[__popcll(dropping & before)] = static_cast<int32_t>(base - first) + i;
       }
       if (lane == 0) keep = alive, gone[word - first_word] = dropping;  // the word is done: its place holds who goes on to drop
     }
     load(word + 1);
     __syncthreads();
+    const int place = static_cast<int>(threadIdx.x) - (THREADS - SIDE);  // the last threads: the first have masks to read
+    if (place >= 0 && keep >> place & 1) kept[taken + __popcll(keep & ((uint64_t{1} << place) - 1))] = order[base + place];
     taken += __popcll(keep);
     const int dropping = __popcll(gone[word - first_word]);
     for (int64_t other = word + 1 + threadIdx.x; dropping > 0 && other < words; other += THREADS) {

@@ -163,6 +163,14 @@ def neighbour_cases(points: Tensor) -> Iterator[Case]:
 
         chamfer["pytorch3d"] = partial(chamfer_distance, a[None], b[None])
     yield Case("chamfer 8192 x 8192", partial(ops.chamfer_distance, a, b), chamfer, traffic=40 * 8192)
+    for clouds, size in ((3328, 32), (32, 8192)):
+        pair = torch.rand(2, clouds, size, 3, generator=torch.Generator().manual_seed(0)).to(points.device)
+        ends = (torch.arange(clouds + 1) * size).to(points.device)
+        batched: dict[str, Run] = {"pytorch3d": partial(chamfer_distance, *pair)} if has("pytorch3d") else {}
+        if clouds * size * size < 2**26:
+            batched["torch.cdist, min"] = lambda pair=pair: [torch.cdist(*pair).min(side) for side in (1, 2)]  # type: ignore[misc]
+        ours = partial(ops.chamfer_distance, *pair.flatten(1, 2), a_offsets=ends, b_offsets=ends)
+        yield Case(f"chamfer {clouds} x {size}^2", ours, batched, traffic=40 * clouds * size)
 
 
 def box_cases(points: Tensor) -> Iterator[Case]:

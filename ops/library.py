@@ -105,7 +105,7 @@ def kernel(name: str, device_type: str) -> Any | None:
     return found
 
 
-def run(compiled_op: Any, arguments: tuple[Any, ...], explain: Callable[[], None]) -> Any:
+def run(compiled_op: Any, arguments: tuple[Any, ...], explain: Callable[[], object]) -> Any:
     """Call a compiled op that checks its own arguments; where it refuses, ``explain`` raises the ``ValueError`` that says why.
 
     (Before torch 2.13 the text of a C++ error does not come through the stable ABI, and scanning the values in Python first

@@ -11,24 +11,27 @@ from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import sampling as reference
 
 
-def _fake(xyz: Tensor, offsets: Tensor, counts: Tensor, start: Tensor, total: int) -> Tensor:
+def _fake(xyz: Tensor, offsets: Tensor, counts: Tensor, start: Tensor, total: int, largest: int) -> Tensor:
     return offsets.new_empty(torch.library.get_ctx().new_dynamic_size() if total < 0 else total)
 
 
-library.define("furthest_point_sample(Tensor xyz, Tensor offsets, Tensor counts, Tensor start, SymInt total) -> Tensor", _fake)
+# total: sum of counts, -1 where it has to be read from them. largest: no cloud has more rows (those of xyz where that is not known).
+library.define("furthest_point_sample(Tensor xyz, Tensor offsets, Tensor counts, Tensor start, SymInt total, SymInt largest) -> Tensor", _fake)
 
 
-def _check_values(xyz: Tensor, offsets: Tensor, counts: Tensor, start: Tensor) -> None:
-    """What can only be seen by reading the values; one device sync on CUDA, skipped under torch.compile."""
+def _check_values(xyz: Tensor, offsets: Tensor, counts: Tensor, start: Tensor) -> int:
+    """What can only be seen by reading the values; one device sync on CUDA, skipped under torch.compile. Returns rows of the largest cloud."""
     wanted = counts > 0
     inside = (start >= offsets[:-1]) & (start < offsets[1:])
-    finite, negative, empty, outside = torch.stack(
-        [xyz.isfinite().all(), (counts < 0).any(), (wanted & (offsets.diff() == 0)).any(), (wanted & (offsets.diff() > 0) & ~inside).any()]
-    ).tolist()
+    sizes = offsets.diff()
+    found = [xyz.isfinite().all(), (counts < 0).any(), (wanted & (sizes == 0)).any(), (wanted & (sizes > 0) & ~inside).any()]
+    largest = sizes.max() if len(sizes) > 0 else sizes.sum()
+    finite, negative, empty, outside, rows = torch.stack([*(flag.long() for flag in found), largest]).tolist()
     expect(finite, "xyz: expected finite coordinates, got NaN or infinity, which have no furthest point; drop those rows first")
     expect(not negative, f"counts: expected values >= 0, got {counts.tolist()[:8]}")
     expect(not empty, "expected at least one point in each cloud that is sampled, got an empty cloud; ask for 0 samples of it or drop it")
     expect(not outside, f"start: expected start[b] in offsets[b]:offsets[b + 1] (global rows), got {start.tolist()[:8]} for {offsets.tolist()[:9]}")
+    return int(rows)
 
 
 @torch.no_grad()
@@ -71,9 +74,8 @@ def furthest_point_sample(xyz: Tensor, offsets: Tensor, counts: Tensor | int, *,
     expect_same_device(xyz=xyz, offsets=offsets, counts=counts, start=start)
     kernel = library.kernel("furthest_point_sample", xyz.device.type)
     if kernel is not None and xyz.device.type == "cpu":  # this kernel checks values itself
-        return library.run(kernel, (xyz, offsets, counts, start, total), lambda: _check_values(xyz, offsets, counts, start))
-    if not torch.compiler.is_compiling():
-        _check_values(xyz, offsets, counts, start)
+        return library.run(kernel, (xyz, offsets, counts, start, total, xyz.shape[0]), lambda: _check_values(xyz, offsets, counts, start))
+    largest = xyz.shape[0] if torch.compiler.is_compiling() else _check_values(xyz, offsets, counts, start)
     if kernel is None:
         return reference.furthest_point_sample(xyz, offsets, counts, start)
-    return kernel(xyz, offsets, counts, start, total)
+    return kernel(xyz, offsets, counts, start, total, largest)

@@ -80,13 +80,19 @@ void sort_keys(const Key* keys_in, Key* keys_out, int64_t count, int bits, const
   SUITE3D_CUDA(cub::DeviceRadixSort::SortKeys(mutable_data<uint8_t>(scratch), size, keys_in, keys_out, count, 0, bits, stream));
 }
 
-// out[i] = in[0] + ... + in[i].
-inline void inclusive_sum(const int32_t* in, int64_t* out, int64_t count, const Tensor& like, cudaStream_t stream) {
+// By its result CUB chooses the type that it adds up in; of plain int32 counts that would be int32.
+struct LongSum {
+  __host__ __device__ int64_t operator()(int64_t a, int64_t b) const { return a + b; }
+};
+
+// out[i] = in[0] + ... + in[i], in int64 whatever comes in.
+template <class Count>
+void inclusive_sum(const Count* in, int64_t* out, int64_t count, const Tensor& like, cudaStream_t stream) {
   if (count == 0) return;
   size_t size = 0;
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveSum(nullptr, size, in, out, count, stream));
+  SUITE3D_CUDA(cub::DeviceScan::InclusiveScan(nullptr, size, in, out, LongSum{}, count, stream));
   const Tensor scratch = bytes(static_cast<int64_t>(size), like);
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveSum(mutable_data<uint8_t>(scratch), size, in, out, count, stream));
+  SUITE3D_CUDA(cub::DeviceScan::InclusiveScan(mutable_data<uint8_t>(scratch), size, in, out, LongSum{}, count, stream));
 }
 
 // Values from the device; waits for the stream. Only where a size must be known.

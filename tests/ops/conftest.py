@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import suite3d.ops as ops
+from tests.ops import cuda_emulator
 
 
 @pytest.fixture
@@ -22,16 +24,35 @@ def compiled_cpu() -> None:
         pytest.skip(f"needs the compiled ops: {ops.load_errors()['cpu']}")
 
 
-@pytest.fixture(params=["compiled", "reference"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test on the compiled kernels and on the references."""
-    if request.param == "reference":
+@contextlib.contextmanager
+def running_on(backend: str) -> Iterator[str]:
+    """Ops on CPU tensors run the compiled CPU kernels, the references, or the CUDA kernels in the emulator."""
+    if backend == "reference":
         with ops.use_reference():
-            yield "reference"
-        return
-    if not ops.compiled("cpu"):
-        pytest.skip(f"needs the compiled ops: {ops.load_errors()['cpu']}")
-    yield "compiled"
+            yield backend
+    elif backend == "emulated":
+        if reason := cuda_emulator.why_not():
+            pytest.skip(f"needs the CUDA emulator: {reason}")
+        with cuda_emulator.emulated():
+            yield backend
+    else:
+        if not ops.compiled("cpu"):
+            pytest.skip(f"needs the compiled ops: {ops.load_errors()['cpu']}")
+        yield backend
+
+
+@pytest.fixture(params=["compiled", "reference", "emulated"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test on the compiled kernels, on the references, and on the CUDA kernels."""
+    with running_on(request.param) as name:
+        yield name
+
+
+@pytest.fixture(params=["compiled", "reference"])
+def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As ``backend``, for refusals of values that only kernels on the host read: CUDA kernels do not wait for the device to say no."""
+    with running_on(request.param) as name:
+        yield name
 
 
 def assert_same(compute: Callable[[], tuple[Tensor, ...]], *, atol: float = 0.0, rtol: float = 0.0) -> None:

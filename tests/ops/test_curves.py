@@ -152,7 +152,7 @@ def test_few_cells_and_other_layouts(backend, generator):
         (torch.zeros(4, 3, dtype=torch.int64), {"curve": "peano"}, "curve: expected one of z, z-trans, hilbert, hilbert-trans, got 'peano'"),
     ],
 )
-def test_says_what_is_wrong(call, coords, options, message, backend):
+def test_says_what_is_wrong(call, coords, options, message, host_backend):
     with pytest.raises(ValueError, match=message):
         call(coords, **options)
 

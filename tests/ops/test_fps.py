@@ -114,7 +114,7 @@ def test_strided_input(backend, generator):
         ({"start": torch.tensor([0.5])}, "start: expected int64"),
     ],
 )
-def test_refuses(change, message, backend):
+def test_refuses(change, message, host_backend):
     arguments = {"xyz": torch.zeros(4, 3), "offsets": torch.tensor([0, 4]), "counts": 2} | change
     with pytest.raises(ValueError, match=message):
         furthest_point_sample(
@@ -128,8 +128,8 @@ def test_refuses(change, message, backend):
 def test_compiles_and_is_declared_well(compiled_cpu, generator):
     xyz, offsets = torch.randn(300, 3, generator=generator), torch.tensor([0, 100, 300])
     counts, start = torch.tensor([5, 7]), torch.tensor([0, 100])
-    torch.library.opcheck(torch.ops.suite3d.furthest_point_sample.default, (xyz, offsets, counts, start, -1))
-    torch.library.opcheck(torch.ops.suite3d.furthest_point_sample.default, (xyz, offsets, counts, start, 12))
+    torch.library.opcheck(torch.ops.suite3d.furthest_point_sample.default, (xyz, offsets, counts, start, -1, len(xyz)))
+    torch.library.opcheck(torch.ops.suite3d.furthest_point_sample.default, (xyz, offsets, counts, start, 12, len(xyz)))
     fixed = torch.compile(lambda x, o: xyz[furthest_point_sample(x, o, 6)].sum(0), backend="aot_eager", fullgraph=True)
     ragged = torch.compile(lambda x, o, c: furthest_point_sample(x, o, c) + 1, backend="aot_eager", fullgraph=True)
     assert torch.equal(fixed(xyz, offsets), xyz[furthest_point_sample(xyz, offsets, 6)].sum(0))

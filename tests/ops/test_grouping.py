@@ -119,7 +119,7 @@ def test_few_of_anything(queries, points, channels, backend, generator):
         ({"query": torch.zeros(4, 2)}, r"query: expected \(N, 3\)"),
     ],
 )
-def test_says_what_is_wrong(change, message, backend):
+def test_says_what_is_wrong(change, message, host_backend):
     arguments = {"query": torch.zeros(4, 3), "points": torch.zeros(5, 3), "feats": torch.zeros(5, 2), "index": torch.zeros(4, 2).long()} | change
     with pytest.raises(ValueError, match=message):
         group_points(**arguments)
@@ -242,7 +242,7 @@ def test_no_voxels_no_queries_and_other_layouts(backend, coords_of, generator):
         ({"spatial_shape": (2**21, 2**21, 2**21)}, "fewer than 2.61 cells"),
     ],
 )
-def test_voxel_query_says_what_is_wrong(change, message, backend):
+def test_voxel_query_says_what_is_wrong(change, message, host_backend):
     arguments = {"query": torch.zeros(2, 3), "coords": torch.zeros(1, 4).int(), "spatial_shape": CELLS, **GRID, "distance": 1, "k": 1} | change
     with pytest.raises(ValueError, match=message):
         voxel_query(arguments.pop("query"), arguments.pop("coords"), **arguments)

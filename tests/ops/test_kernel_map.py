@@ -107,7 +107,7 @@ def test_submanifold_map_is_symmetric(backend, coords_of, generator):
         ([[0, -1, 0, 0]], "columns inside: .*True, False, True, True"),
     ],
 )
-def test_says_what_is_wrong(coords, message, backend):
+def test_says_what_is_wrong(coords, message, host_backend):
     grid = {"spatial_shape": (4, 4, 4), "batch_size": 2}
     coords = torch.tensor(coords, dtype=torch.int32)
     with pytest.raises(ValueError, match=message):

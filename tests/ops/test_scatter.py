@@ -74,7 +74,7 @@ def test_half_is_added_in_float(dtype, backend):
 
 
 @pytest.mark.parametrize("kind", OPS)
-def test_says_what_is_wrong(kind, backend):
+def test_says_what_is_wrong(kind, host_backend):
     op = OPS[kind]
     with pytest.raises(ValueError, match=r"in \[0, 2\), got 0 to 2"):
         op(torch.zeros(3, 1), torch.tensor([0, 1, 2]), 2)

@@ -27,9 +27,11 @@ inline Buffer<Rectangle> make_rectangles(const float* boxes, const int64_t* orde
 
 __device__ inline double clamped(double value, double low, double high) { return fmin(fmax(value, low), high); }
 
-// fmax(NaN, 0) is 0: the 0 / 0 of an edge along a line of the rectangle becomes a bend that does no harm.
-__device__ inline double edge_integral(double x, double y, double dx, double dy, double u, double v) {
-  const double a = clamped((-u - x) / dx, 0, 1), b = clamped((u - x) / dx, 0, 1), c = clamped((-v - y) / dy, 0, 1), d = clamped((v - y) / dy, 0, 1);
+// fmax(NaN, 0) is 0: the 0 * infinity of an edge along a line of the rectangle becomes a bend that does no harm. The inverses of dx and dy
+// serve two edges each.
+__device__ inline double edge_integral(double x, double y, double dx, double dy, double u, double v, double inverse_dx, double inverse_dy) {
+  const double a = clamped((-u - x) * inverse_dx, 0, 1), b = clamped((u - x) * inverse_dx, 0, 1);
+  const double c = clamped((-v - y) * inverse_dy, 0, 1), d = clamped((v - y) * inverse_dy, 0, 1);
   const double a0 = fmin(a, b), a1 = fmax(a, b), c0 = fmin(c, d), c1 = fmax(c, d), m0 = fmax(a0, c0), m1 = fmin(a1, c1);
   const double bends[5] = {fmin(a0, c0), fmin(m0, m1), fmax(m0, m1), fmax(a1, c1), 1.};
   double last_x = clamped(x, -u, u), last_y = clamped(y, -v, v), twice = 0;
@@ -49,8 +51,10 @@ __device__ inline double overlap_area(const Rectangle& a, const Rectangle& b) {
   const double x = dx * a.cosine + dy * a.sine, y = dy * a.cosine - dx * a.sine;
   const double c = b.cosine * a.cosine + b.sine * a.sine, s = b.sine * a.cosine - b.cosine * a.sine;
   const double lx = b.half_length * c, ly = b.half_length * s, wx = -b.half_width * s, wy = b.half_width * c, u = a.half_length, v = a.half_width;
-  double twice = edge_integral(x + lx + wx, y + ly + wy, -2 * lx, -2 * ly, u, v) + edge_integral(x - lx + wx, y - ly + wy, -2 * wx, -2 * wy, u, v);
-  twice += edge_integral(x - lx - wx, y - ly - wy, 2 * lx, 2 * ly, u, v) + edge_integral(x + lx - wx, y + ly - wy, 2 * wx, 2 * wy, u, v);
+  const double ex = -2 * lx, ey = -2 * ly, fx = -2 * wx, fy = -2 * wy;  // edges 0-1 and 1-2; the others are opposite
+  const double iex = 1 / ex, iey = 1 / ey, ifx = 1 / fx, ify = 1 / fy;
+  double twice = edge_integral(x + lx + wx, y + ly + wy, ex, ey, u, v, iex, iey) + edge_integral(x - lx + wx, y - ly + wy, fx, fy, u, v, ifx, ify);
+  twice += edge_integral(x - lx - wx, y - ly - wy, -ex, -ey, u, v, -iex, -iey) + edge_integral(x + lx - wx, y + ly - wy, -fx, -fy, u, v, -ifx, -ify);
   const double noise = 4e-14 * (u * u + v * v + b.half_length * b.half_length + b.half_width * b.half_width);
   return .5 * twice > noise ? .5 * twice : 0;  // NaN too
 }

@@ -1,57 +1,85 @@
-// Nearest neighbours in both directions, one thread a point; gradients summed in row order after a sort, without atomics.
-#include "geometry/device.cuh"
+// Nearest neighbours in both directions; gradients summed in row order after a sort, without atomics.
+#include "chamfer/nearest.cuh"
+#include "scatter/group_rows.cuh"
 
 namespace suite3d {
 namespace {
 
-constexpr int THREADS = 128;
+struct Job {
+  Side a, b;
+  int64_t rows_a, rows_b, clouds;
+  cudaStream_t stream;
+};
 
-__global__ void __launch_bounds__(THREADS) nearest_kernel(const float* query, const float* points, int64_t queries, const int64_t* query_ends,
-                                                          const int64_t* point_ends, int64_t clouds, int64_t* index, float* distance2) {
-  const int64_t i = blockIdx.x * int64_t{THREADS} + threadIdx.x;
-  if (i >= queries) return;
-  const int64_t b = cloud_of(query_ends, clouds, i);
-  const float x = query[3 * i], y = query[3 * i + 1], z = query[3 * i + 2];
-  float best = INFINITY;
-  int64_t row = -1;
-  for (int64_t j = point_ends[b]; j < point_ends[b + 1]; ++j) {
-    const float distance = squared_distance(points + 3 * j, x, y, z);
-    if (distance < best) best = distance, row = j;
-  }
-  index[i] = row;
-  distance2[i] = best;
+void search_groups(const Job& job) {
+  const int64_t packs = pack_room(job.rows_a, job.clouds, LEAF), all = packs + pack_room(job.rows_b, job.clouds, LEAF);
+  launch_rows(nearest_of_groups, 32 * all, GROUPERS, job.stream, job.a, job.b, job.clouds, packs, all);
 }
 
+void search_pairs(const Job& job, const Tensor& like) {
+  const int64_t rows = job.rows_a + job.rows_b, blocks = pack_room(job.rows_a, job.clouds, PAIRERS * HELD);
+  const int64_t tiles = job.rows_b / job.clouds / COLUMNS + 1, most = std::max<int64_t>(1, 2048 / std::max<int64_t>(blocks, 1));
+  const Buffer<uint64_t> keys(rows, like);
+  SUITE3D_CUDA(cudaMemsetAsync(keys.get(), 0xff, sizeof(uint64_t) * rows, job.stream));  // beyond NO_KEY: nothing yet
+  if (blocks > 0) {
+    const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min({tiles, most, int64_t{65535}})));
+    nearest_of_pairs<<<grid, PAIRERS, 0, job.stream>>>(job.a, job.b, job.clouds, keys.get(), keys.get() + job.rows_a);
+    SUITE3D_CUDA(cudaGetLastError());
+  }
+  for_each(rows, job.stream, [=, a = job.a.out, b = job.b.out, rows_a = job.rows_a, keys = keys.get()] __device__(int64_t i) {
+    if (i < rows_a) a.write(i, keys[i]);
+    else b.write(i - rows_a, keys[i]);
+  });
+}
+
+void search_leaves(const Job& job, const Tensor& a, const Tensor& b, const Tensor& a_offsets, const Tensor& b_offsets) {
+  const Leaves leaves_a(a, a_offsets, job.stream), leaves_b(b, b_offsets, job.stream);
+  const auto launch = [&](const Leaves& from, const Leaves& to, const Side& side, int64_t rows) {
+    const int64_t packs = pack_room(rows, job.clouds, LEAF);
+    launch_rows(nearest_of_leaves, 32 * packs, GROUPERS, job.stream, from.view(), to.view(), side.xyz, packs, side.out);
+  };
+  launch(leaves_a, leaves_b, job.a, job.rows_a);
+  launch(leaves_b, leaves_a, job.b, job.rows_b);
+}
+
+// Mean sizes decide, as in search_cuda.cuh: those of single clouds are known on the device only.
 std::tuple<Tensor, Tensor, Tensor, Tensor> chamfer(Tensor a, Tensor b, Tensor a_offsets, Tensor b_offsets) {
   a = as_contiguous(a), b = as_contiguous(b), a_offsets = as_contiguous(a_offsets), b_offsets = as_contiguous(b_offsets);
   const OnDevice device(a);
-  auto nearest = [&](const Tensor& from, const Tensor& to, const Tensor& from_ends, const Tensor& to_ends) {
-    const Tensor index = empty({from.size(0)}, ScalarType::Long, from), distance2 = empty({from.size(0)}, ScalarType::Float, from);
-    launch_rows(nearest_kernel, from.size(0), THREADS, device.stream(), data<float>(from), data<float>(to), from.size(0), data<int64_t>(from_ends),
-                data<int64_t>(to_ends), from_ends.size(0) - 1, mutable_data<int64_t>(index), mutable_data<float>(distance2));
-    return std::make_pair(distance2, index);
+  const auto results = [](const Tensor& side) {
+    return std::make_pair(empty({side.size(0)}, ScalarType::Float, side), empty({side.size(0)}, ScalarType::Long, side));
   };
-  const auto ab = nearest(a, b, a_offsets, b_offsets), ba = nearest(b, a, b_offsets, a_offsets);
+  const auto ab = results(a), ba = results(b);
+  const auto side = [](const Tensor& xyz, const Tensor& offsets, const std::pair<Tensor, Tensor>& to) {
+    return Side{data<float>(xyz), data<int64_t>(offsets), {mutable_data<int64_t>(to.second), mutable_data<float>(to.first)}};
+  };
+  const int64_t clouds = a_offsets.size(0) - 1;
+  const Job job{side(a, a_offsets, ab), side(b, b_offsets, ba), a.size(0), b.size(0), clouds, device.stream()};
+  const double batch = static_cast<double>(std::max<int64_t>(clouds, 1)), size_a = job.rows_a / batch, size_b = job.rows_b / batch;
+  if (std::max(size_a, size_b) <= 256)
+    search_groups(job);
+  else if (std::max(size_a, size_b) <= 1024 || size_a * size_b * batch <= 1 << 27)
+    search_pairs(job, a);
+  else
+    search_leaves(job, a, b, a_offsets, b_offsets);
   return {ab.first, ba.first, ab.second, ba.second};
 }
 
 // Gradient of one side: 2 g (p - q) of its own edges, less those of the edges that end here.
 Tensor gradient_of(const Tensor& from, const Tensor& to, const Tensor& own_index, const Tensor& own_grad, const Tensor& other_index,
                    const Tensor& other_grad, cudaStream_t stream) {
-  const int64_t edges = to.size(0);
-  const Buffer<uint64_t> sorted(edges, from);
-  const Buffer<int64_t> iota(edges, from), edge(edges, from);
-  for_each(edges, stream, [iota = iota.get()] __device__(int64_t i) { iota[i] = i; });
-  const uint64_t* targets = reinterpret_cast<const uint64_t*>(data<int64_t>(other_index));  // -1 comes last
-  sort_pairs(targets, sorted.get(), iota.get(), edge.get(), edges, 64, from, stream);
+  const GroupedRows edges = group_rows(to.size(0), from.size(0), from, stream,
+                                       [nearest = data<int64_t>(other_index)] __device__(int64_t i) { return nearest[i]; });
   const Tensor result = empty({from.size(0), 3}, ScalarType::Float, from);
   for_each(from.size(0) * 3, stream,
            [p = data<float>(from), q = data<float>(to), own = data<int64_t>(own_index), g = data<float>(own_grad), h = data<float>(other_grad),
-            sorted = sorted.get(), edge = edge.get(), edges, out = mutable_data<float>(result)] __device__(int64_t at) {
+            edge = edges.row.get(), start = edges.start.get(), out = mutable_data<float>(result)] __device__(int64_t at) {
              const int64_t i = at / 3, axis = at % 3;
              float sum = own[i] >= 0 ? 2 * g[i] * (p[at] - q[3 * own[i] + axis]) : 0.f;
-             for (int64_t e = lower_bound(sorted, edges, static_cast<uint64_t>(i)); e < edges && sorted[e] == static_cast<uint64_t>(i); ++e)
-               sum -= 2 * h[edge[e]] * (q[3 * edge[e] + axis] - p[at]);
+             for (int64_t e = start[i]; e < start[i + 1]; ++e) {
+               const int64_t j = edge[e];
+               sum -= 2 * h[j] * (q[3 * j + axis] - p[at]);
+             }
              out[at] = sum;
            });
   return result;

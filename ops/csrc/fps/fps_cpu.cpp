@@ -89,7 +89,8 @@ bool bucket_cloud(const float* xyz, int64_t size, int64_t start, int64_t count, 
   return true;
 }
 
-Tensor furthest_point_sample(const Tensor& xyz_any, const Tensor& offsets_any, const Tensor& counts_any, const Tensor& start_any, int64_t total) {
+Tensor furthest_point_sample(const Tensor& xyz_any, const Tensor& offsets_any, const Tensor& counts_any, const Tensor& start_any, int64_t total,
+                             int64_t) {
   const Tensor xyz = as_contiguous(xyz_any), offsets = as_contiguous(offsets_any);
   const Tensor counts = as_contiguous(counts_any), start = as_contiguous(start_any);
   check_offsets(offsets, xyz.size(0));

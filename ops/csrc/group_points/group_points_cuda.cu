@@ -1,6 +1,7 @@
 // Neighbours of each query as rows of a dense block; their gradients by a stable sort of the slots by row, without atomics: the same
 // every time.
 #include "geometry/device.cuh"
+#include "scatter/group_rows.cuh"
 
 namespace suite3d {
 namespace {
@@ -8,7 +9,7 @@ namespace {
 __device__ inline int64_t row_of(const int64_t* slots, int64_t slot) { return slots[slot] < 0 ? slots[0] : slots[slot]; }
 
 template <class T>
-void group_rows(const Tensor& query, const Tensor& points, const Tensor& feats, const Tensor& index, const Tensor& out, cudaStream_t stream) {
+void place_rows(const Tensor& query, const Tensor& points, const Tensor& feats, const Tensor& index, const Tensor& out, cudaStream_t stream) {
   const int64_t slots = index.size(1), held = points.size(0), channels = feats.size(1), width = 3 + channels;
   for_each(index.size(0) * slots * width, stream,
            [=, from = data<float>(query), xyz = data<float>(points), feat = data<T>(feats), rows = data<int64_t>(index),
@@ -27,19 +28,19 @@ Tensor group_points(Tensor query, Tensor points, Tensor feats, Tensor index) {
   SUITE3D_CHECK(index.size(1) >= 1, "group_points: no slots");
   const Tensor out = empty({index.size(0), index.size(1), 3 + feats.size(1)}, feats.scalar_type(), feats);
   if (feats.scalar_type() == ScalarType::Double)
-    group_rows<double>(query, points, feats, index, out, device.stream());
+    place_rows<double>(query, points, feats, index, out, device.stream());
   else
-    group_rows<float>(query, points, feats, index, out, device.stream());
+    place_rows<float>(query, points, feats, index, out, device.stream());
   return out;
 }
 
 template <class T>
-void sum_slots(const Tensor& grad, const int64_t* start, const int64_t* slot, const Tensor& out, cudaStream_t stream) {
+void sum_slots(const Tensor& grad, const int64_t* start, const int32_t* slot, const Tensor& out, cudaStream_t stream) {
   const int64_t channels = out.size(1);
   for_each(out.size(0) * channels, stream, [=, from = data<T>(grad), to = mutable_data<T>(out)] __device__(int64_t i) {
     const int64_t row = i / channels, c = i % channels;
     T sum = 0;
-    for (int64_t at = start[row]; at < start[row + 1]; ++at) sum += from[slot[at] * (3 + channels) + 3 + c];
+    for (int64_t at = start[row]; at < start[row + 1]; ++at) sum += from[static_cast<int64_t>(slot[at]) * (3 + channels) + 3 + c];
     to[i] = sum;
   });
 }
@@ -49,22 +50,14 @@ Tensor group_points_backward(Tensor grad, Tensor index, int64_t points) {
   const OnDevice device(grad);
   const cudaStream_t stream = device.stream();
   const int64_t slots = index.size(1), count = index.size(0) * slots;
-  const Buffer<uint64_t> row(count, grad), sorted(count, grad);
-  const Buffer<int64_t> iota(count, grad), slot(count, grad), start(points + 1, grad);
-  for_each(count, stream, [=, rows = data<int64_t>(index), row = row.get(), iota = iota.get()] __device__(int64_t i) {
-    const int64_t r = row_of(rows + i / slots * slots, i % slots);
-    row[i] = r < 0 || r >= points ? points : r;  // the last ones belong to no point
-    iota[i] = i;
-  });
-  sort_pairs(row.get(), sorted.get(), iota.get(), slot.get(), count, std::max(1, bit_width(points + 1)), grad, stream);
-  for_each(points + 1, stream, [=, sorted = sorted.get(), start = start.get()] __device__(int64_t j) {
-    start[j] = lower_bound(sorted, count, static_cast<uint64_t>(j));
+  const GroupedRows groups = group_rows(count, points, grad, stream, [=, rows = data<int64_t>(index)] __device__(int64_t i) {
+    return row_of(rows + i / slots * slots, i % slots);
   });
   const Tensor out = empty({points, grad.size(2) - 3}, grad.scalar_type(), grad);
   if (grad.scalar_type() == ScalarType::Double)
-    sum_slots<double>(grad, start.get(), slot.get(), out, stream);
+    sum_slots<double>(grad, groups.start.get(), groups.row.get(), out, stream);
   else
-    sum_slots<float>(grad, start.get(), slot.get(), out, stream);
+    sum_slots<float>(grad, groups.start.get(), groups.row.get(), out, stream);
   return out;
 }
 

@@ -1,32 +1,22 @@
 // Reductions of rows into rows: a stable sort by output row, then one thread for each output value, in the order of the rows.
 // No atomics on values, so the result is the same every time.
-#include "common_cuda.cuh"
+#include "scatter/group_rows.cuh"
 
 namespace suite3d {
 namespace {
 
-// Input rows by output row: input rows [start[j], start[j + 1]) of `row`.
-struct Rows {
-  Buffer<int64_t> row, start;
-};
-
-Rows rows_of(const Tensor& index, int64_t size, cudaStream_t stream) {
-  const int64_t count = index.size(0);
-  const Rows rows{{count, index}, {size + 1, index}};
-  const Buffer<int64_t> iota(count, index), sorted(count, index);
-  for_each(count, stream, [iota = iota.get()] __device__(int64_t i) { iota[i] = i; });
-  sort_pairs(data<int64_t>(index), sorted.get(), iota.get(), rows.row.get(), count, 64, index, stream);
-  for_each(size + 1, stream,
-           [sorted = sorted.get(), start = rows.start.get(), count] __device__(int64_t j) { start[j] = lower_bound(sorted, count, j); });
-  return rows;
+GroupedRows rows_of(const Tensor& index, int64_t size, cudaStream_t stream) {
+  return group_rows(index.size(0), size, index, stream, [group = data<int64_t>(index)] __device__(int64_t i) { return group[i]; });
 }
 
 template <class T>
 std::tuple<Tensor, Tensor> sum_of(const Tensor& values, const Tensor& index, int64_t size, bool mean, cudaStream_t stream) {
-  const Rows rows = rows_of(index, size, stream);
+  const GroupedRows rows = rows_of(index, size, stream);
   const int64_t width = values.size(1);
   Tensor out = empty({size, width}, values.scalar_type(), values), counts = empty({size}, ScalarType::Long, values);
-  for_each(size, stream, [start = rows.start.get(), count = mutable_data<int64_t>(counts)] __device__(int64_t j) { count[j] = start[j + 1] - start[j]; });
+  for_each(size, stream, [start = rows.start.get(), count = mutable_data<int64_t>(counts)] __device__(int64_t j) {
+    count[j] = start[j + 1] - start[j];
+  });
   for_each(size * width, stream,
            [=, start = rows.start.get(), row = rows.row.get(), value = data<T>(values), out = mutable_data<T>(out)] __device__(int64_t i) {
              const int64_t j = i / width, k = i % width, held = start[j + 1] - start[j];
@@ -39,7 +29,7 @@ std::tuple<Tensor, Tensor> sum_of(const Tensor& values, const Tensor& index, int
 
 template <class T>
 std::tuple<Tensor, Tensor> max_of(const Tensor& values, const Tensor& index, int64_t size, cudaStream_t stream) {
-  const Rows rows = rows_of(index, size, stream);
+  const GroupedRows rows = rows_of(index, size, stream);
   const int64_t width = values.size(1);
   Tensor out = empty({size, width}, values.scalar_type(), values), first = empty({size, width}, ScalarType::Long, values);
   for_each(size * width, stream,

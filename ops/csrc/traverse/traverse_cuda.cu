@@ -16,9 +16,9 @@ std::tuple<Tensor, Tensor, Tensor> traverse_voxels(Tensor origins, Tensor ends, 
   const int64_t* cloud_ends = data<int64_t>(offsets);
   const Tensor ray_offsets = empty({rays + 1}, ScalarType::Long, origins);
   int64_t* begin = mutable_data<int64_t>(ray_offsets);
-  const Buffer<int32_t> counts(rays + 1, origins);
+  const Buffer<int64_t> counts(rays + 1, origins);
   for_each(rays + 1, stream, [=, count = counts.get()] __device__(int64_t i) {  // shifted by one: their sums are the offsets
-    count[i] = i == 0 ? 0 : static_cast<int32_t>(count_cells(make_walk(grid, from + 3 * (i - 1), to + 3 * (i - 1)), include_end));
+    count[i] = i == 0 ? 0 : count_cells(make_walk(grid, from + 3 * (i - 1), to + 3 * (i - 1)), include_end);
   });
   inclusive_sum(counts.get(), begin, rays + 1, origins, stream);
   const int64_t total = read_one(begin + rays, stream);

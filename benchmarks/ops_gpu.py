@@ -113,7 +113,7 @@ def rates(device: torch.device) -> tuple[float, float]:
 
 
 def sampling_cases(points: Tensor) -> Iterator[Case]:
-    for size, count, clouds in ((8192, 1024, 1), (8192, 512, 32), (65536, 4096, 1), (120000, 16384, 1)):
+    for size, count, clouds in ((8192, 1024, 1), (8192, 512, 32), (16384, 1024, 1), (65536, 4096, 1), (120000, 16384, 1)):
         cloud = subset(points.cpu(), size).to(points.device).repeat(clouds, 1)
         offsets = (torch.arange(clouds + 1) * size).to(points.device)
         batch = torch.arange(clouds, device=points.device).repeat_interleave(size)

@@ -13,6 +13,13 @@ import suite3d.ops as ops
 from tests.ops import cuda_emulator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test runs first on the emulator builds it: half a minute of computing, on a busy machine far more of waiting."""
+    for item in items:
+        if "emulat" in item.nodeid:
+            item.add_marker(pytest.mark.timeout(1500))
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

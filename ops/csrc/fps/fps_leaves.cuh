@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(THREADS) fps_leaves_kernel(Batch batch, const 
       }
     }
     if (stale) {
-      __syncwarp();  // winners are there
+      __syncwarp();  // winners are there; the next ones are written after the barrier below
       Furthest mine{-1, INT_MAX};
       int leaf = 0;
 #pragma unroll
@@ -208,7 +208,6 @@ __global__ void __launch_bounds__(THREADS) fps_leaves_kernel(Batch batch, const 
       const unsigned owner = __ballot_sync(ALL_LANES, mine.row == of_warp.row && mine.distance == of_warp.distance);
       best_distance = of_warp.distance;
       best = winners[__shfl_sync(ALL_LANES, leaf, __ffs(static_cast<int>(owner)) - 1)];
-      __syncwarp();  // read before a lane writes the next ones
       stale = false;
     }
     if (lane == 0) room[step & 1][warp] = best, room_distance[step & 1][warp] = best_distance;

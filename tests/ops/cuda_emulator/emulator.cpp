@@ -79,7 +79,7 @@ void exchange(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context);
 
 // ---- the block that runs ----
 
-enum class State : uint8_t { fresh, ready, waits_for_block, waits_for_warp, done };
+enum class State : uint8_t { ready, waits_for_block, waits_for_warp, done };
 
 struct Thread {
   uint3 index;
@@ -257,6 +257,17 @@ void seed() {
   device.seeded = true;
 }
 
+// All threads can go on: in any order, or one warp, and one thread of a warp, ahead of the others as far as it gets.
+void draw_order() {
+  device.take_last = device.random() % 2;
+  const size_t count = device.threads.size(), warps = (count + 31) / 32, from_warp = device.random() % warps, from_lane = device.random() % 32;
+  for (size_t w = 0; w < warps; ++w)
+    for (size_t l = 0; l < 32; ++l) {
+      const size_t at = (w + from_warp) % warps * 32 + (l + from_lane) % 32;
+      if (at < count) make_ready(device.threads[at]);
+    }
+}
+
 void scribble(void* memory, size_t size) {
   char* bytes = static_cast<char*>(memory);
   const uint64_t kind = device.random() % 3;
@@ -275,10 +286,8 @@ void run_block(uint3 block) {
   device.ready.clear();
   for (unsigned i = 0; i < count; ++i) {
     device.threads[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
-    device.ready.push_back(&device.threads[i]);
   }
-  device.take_last = device.random() % 2;  // one warp runs ahead of the others as far as it can, or all mix
-  if (device.take_last) std::shuffle(device.ready.begin(), device.ready.end(), device.random);
+  draw_order();
   device.done = device.at_barrier = 0, device.true_predicates = 0;
   device.shared.clear(), device.static_shared = 0;
   if (device.dynamic_size) scribble(device.dynamic_memory.get(), device.dynamic_size);
@@ -361,7 +370,7 @@ int block_barrier(Place place, bool predicate) {
       if (!same(thread.place, place)) fail("divergent barrier: " + name_of(mine) + " waits in " + name_of(place) + ", " + name_of(thread) + " in " + name_of(thread.place));
     device.result = device.true_predicates;
     device.at_barrier = 0, device.true_predicates = 0;
-    for (Thread& thread : device.threads) make_ready(thread);
+    draw_order();
   }
   wait(mine);
   return device.result;  // of this barrier: the next one needs this thread
@@ -389,8 +398,11 @@ void warp_barrier(Place place, unsigned mask, const void* value, size_t size, vo
       if (mask >> (i - base) & 1) std::memcpy(brought + (i - base) * size, device.threads[i].value, size);
     for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i)
       if (mask >> (i - base) & 1) std::memcpy(device.threads[i].deposits, brought, 32 * size);
-    for (size_t i = base; i < base + 32 && i < device.threads.size(); ++i)
-      if (mask >> (i - base) & 1) make_ready(device.threads[i]);
+    const size_t from_lane = device.random() % 32;
+    for (size_t l = 0; l < 32; ++l) {
+      const size_t i = (l + from_lane) % 32;
+      if (mask >> i & 1 && base + i < device.threads.size()) make_ready(device.threads[base + i]);
+    }
   }
   wait(mine);
 }

@@ -169,7 +169,7 @@ def test_transposed_submanifold(coords_of, generator):
 
 
 def test_sixty_three_offsets(coords_of, generator):
-    table = submanifold(voxels(coords_of, generator, 20), (7, 3, 3))
+    table = submanifold(voxels(coords_of, generator, 12), (7, 3, 3))
     compare(*operands(table, 2, 3, generator, kernel=(7, 3, 3)), table)
 
 
@@ -258,9 +258,9 @@ def test_sorted_rows_pad_less():
     from suite3d.pointcloud.data.street import StreetConfig, StreetWorld
 
     sweep = torch.from_numpy(StreetWorld(StreetConfig(train_sequences=1, frames=1)).frame(0).xyz)
-    reach, cell = ((-8.0, -8.0, -2.0, 8.0, 8.0, 2.0), (0.2, 0.2, 0.2))
+    reach, cell = ((-6.0, -6.0, -2.0, 6.0, 6.0, 2.0), (0.2, 0.2, 0.2))
     coords, _, _ = ops.dynamic_voxelize(sweep, torch.tensor([0, len(sweep)]), reach, cell)
-    table = ops.submanifold_map(coords.to(DEVICE), spatial_shape=(20, 80, 80), batch_size=1, kernel=(3, 3, 3)).forward
+    table = ops.submanifold_map(coords.to(DEVICE), spatial_shape=(20, 60, 60), batch_size=1, kernel=(3, 3, 3)).forward
     bits, rows = bits_of(table), 32
     padded = torch.nn.functional.pad(bits, (0, -len(bits) % 16)).view(-1, 16)
     raster_masks = padded[:, 0]

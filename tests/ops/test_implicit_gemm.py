@@ -31,6 +31,7 @@ def automatic():
 
 
 @needs_triton
+@pytest.mark.timeout(900)
 def test_cases():
     """On the GPU where torch sees one, else in the interpreter, which has to be asked for before triton is imported."""
     there = torch.cuda.is_available()
@@ -78,7 +79,7 @@ def triton_cache(tmp_path, monkeypatch):
 
 TYPES = {"bfloat16": ("*bf16", "half"), "float16": ("*fp16", "half"), "tf32": ("*fp32", "tf32"), "float32": ("*fp32", "ieee")}
 COMPILED = [(dtype, "rows", 128, False) for dtype in TYPES] + [("bfloat16", "rows", 16, True), ("tf32", "rows", 64, True)]
-COMPILED += [("bfloat16", "weight", 128, False), ("tf32", "weight", 128, False), ("float32", "weight", 64, False)]
+COMPILED += [("bfloat16", "weight", 128, False), ("tf32", "weight", 64, False), ("float32", "weight", 64, False)]
 
 
 @needs_triton
@@ -100,7 +101,7 @@ def test_products_compile_to_tensor_cores(dtype, kind, width, transposed, triton
         pointers = {"x": pointer, "grad": pointer, "sources": "*i32", "targets": "*i32", "counts": "*i32", "partial": "*fp32"}
         constants = {**multiplies, **shape}
     kernel = kernels.convolve_kernel if kind == "rows" else kernels.weight_grad_kernel
-    for capability in MOST_SHARED if width == 128 else (90,):
+    for capability in MOST_SHARED if (dtype, kind, width) == ("bfloat16", "rows", 128) else (90,):
         code = compile_for(kernel, pointers, constants, capability, warps=tile.warps, stages=tile.stages)
         assert 0 < code.metadata.shared <= MOST_SHARED[capability]
         assert bool(re.search(r"\b(mma\.sync|wgmma\.mma_async)", code.asm["ptx"])) == (dtype != "float32")

@@ -72,7 +72,8 @@ def choose(kind: Pass, precision: Precision, *, depth: int, width: int, volume: 
     tile = TABLE[kind, precision, size if kind == "rows" else max(size, _round_up(depth, 128))]
     rows = 2 * tile.rows if kind == "rows" and volume <= FEW_OFFSETS and precision != "ieee" else tile.rows  # little to pad
     columns = min(tile.columns, _round_up(width, tile.columns))
-    return Tile(rows, columns, min(tile.depth, _round_up(depth, tile.depth)), tile.warps, tile.stages)
+    warps = 8 if rows * columns >= 128 * 128 else tile.warps  # four would hold the sums in nearly all their registers
+    return Tile(rows, columns, min(tile.depth, _round_up(depth, tile.depth)), warps, tile.stages)
 
 
 def _round_up(size: int, most: int) -> int:

@@ -113,12 +113,12 @@ def test_products_compile_to_tensor_cores(dtype, kind, width, transposed, triton
 def test_plans_compile(triton_cache):
     from suite3d.ops.sparse.implicit_gemm import kernels
 
-    table = {"table": "*i32", "masks": "*i64", "pairs": "*i64", "split": "*i32", "order": "*i32", "arranged": "*i32", "counts": "*i32"}
+    table = {"table": "*i32", "masks": "*i64", "pairs": "*i32", "split": "*i32", "order": "*i32", "arranged": "*i32", "counts": "*i32"}
     table |= {"low_order": "*i64", "high_order": "*i64", "ends": "*i32", "sources": "*i32", "targets": "*i32", "partial": "*fp32"}
     for kernel, more, constants in (
         (kernels.row_mask_kernel, {}, {"VOLUME": 63}),
-        (kernels.sort_key_kernel, {"low_keys": "*i16", "high_keys": "*i16"}, {"CHOICE": 1, "CUT": 4}),
-        (kernels.sort_key_kernel, {"low_keys": "*i64", "high_keys": "*i64"}, {"CHOICE": 0, "CUT": 31}),
+        (kernels.sort_key_kernel, {"low_keys": "*i16", "high_keys": "*i16"}, {"CHOICE": 1, "VOLUME": 9, "CUT": 4}),
+        (kernels.sort_key_kernel, {"low_keys": "*i64", "high_keys": "*i64"}, {"CHOICE": 0, "VOLUME": 63, "CUT": 31}),
         (kernels.arrange_kernel, {}, {"VOLUME": 27, "GROUPS": 1, "CUT": 13}),
         (kernels.arrange_kernel, {}, {"VOLUME": 63, "GROUPS": 2, "CUT": 31}),
         (kernels.count_pairs_kernel, {}, {}),

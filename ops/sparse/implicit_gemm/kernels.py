@@ -41,19 +41,17 @@ def bits_set(mask: tl.tensor) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["outputs"])
 def row_mask_kernel(table: tl.tensor, masks: tl.tensor, pairs: tl.tensor, outputs: tl.tensor, VOLUME: tl.constexpr, BLOCK: tl.constexpr) -> None:
-    """``masks[o]``: the offsets under which output o has a neighbour, as bits; their number is added to ``pairs``."""
+    """``masks[o]``: the offsets under which output o has a neighbour, as bits; those under offset k are added to ``pairs[k]``."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < outputs
     mask = tl.zeros((BLOCK,), tl.int64)
-    count = tl.zeros((BLOCK,), tl.int32)
     source = table + row
     for k in range(VOLUME):
         present = tl.load(source, mask=inside, other=-1) >= 0
         mask |= present.to(tl.int64) << k
-        count += present.to(tl.int32)
+        tl.atomic_add(pairs + k, tl.sum(present.to(tl.int32), axis=0))  # integers: any order gives the same sum
         source += outputs
     tl.store(masks + row, mask, mask=inside)
-    tl.atomic_add(pairs, tl.sum(count, axis=0).to(tl.int64))  # integers: any order gives the same sum
 
 
 @triton.jit(do_not_specialize=["outputs"])
@@ -65,23 +63,37 @@ def sort_key_kernel(
     split: tl.tensor,
     outputs: tl.tensor,
     CHOICE: tl.constexpr,
+    VOLUME: tl.constexpr,
     CUT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Gray ranks by which rows are sorted: of the whole mask, or of its two halves where ``split`` (written here, so that nobody waits for it)."""
+    """Gray ranks by which rows are sorted: of the whole mask, or of its two halves where ``split`` (written here, so that nobody waits for it).
+
+    The rarer an offset the higher its bit: rows that lack it stay together, and the common ones, which most tiles need anyway, change fast.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = row < outputs
     mask = tl.load(masks + row, mask=inside, other=0)
-    if CHOICE == 1:
-        tl.store(low_keys + row, gray_rank(mask), mask=inside)
-        tl.store(split, 0)
+    offset = tl.arange(0, 64)
+    counts = tl.load(pairs + offset, mask=offset < VOLUME, other=-1)
+    if CHOICE == 0:
+        halve = (tl.sum(tl.maximum(counts, 0).to(tl.int64), axis=0) // FEW_NEIGHBOURS < outputs).to(tl.int32)
     else:
-        halve = (tl.load(pairs) // FEW_NEIGHBOURS < outputs) | (CHOICE == 2)
-        low = tl.where(halve, mask & ((1 << CUT) - 1), mask)
-        high = tl.where(halve, mask >> CUT, 0)
-        tl.store(low_keys + row, gray_rank(low), mask=inside)
+        halve = CHOICE - 1
+    low = tl.zeros((BLOCK,), tl.int64)
+    high = tl.zeros((BLOCK,), tl.int64)
+    for k in range(VOLUME):
+        count = tl.load(pairs + k)
+        upper = (k >= CUT) & (halve > 0)
+        together = ((offset >= CUT) == (k >= CUT)) | (halve == 0)
+        place = tl.sum((together & ((counts > count) | ((counts == count) & (offset < k)))).to(tl.int64), axis=0)  # the commonest lowest
+        bit = ((mask >> k) & 1) << place
+        low |= tl.where(upper, 0, bit)
+        high |= tl.where(upper, bit, 0)
+    tl.store(low_keys + row, gray_rank(low), mask=inside)
+    if CHOICE != 1:
         tl.store(high_keys + row, gray_rank(high), mask=inside)
-        tl.store(split, halve.to(tl.int32))
+    tl.store(split, halve)
 
 
 @triton.jit(do_not_specialize=["outputs", "tiles"])

@@ -38,13 +38,15 @@ def plan(table: Tensor, groups: int, choice: int) -> tuple[Tensor, Tensor, Tenso
     split = table.new_zeros(1)
     if outputs == 0:
         return order, masks, arranged, split
-    row_masks, pairs = table.new_empty(outputs, dtype=torch.int64), table.new_zeros(1, dtype=torch.int64)
+    row_masks, pairs = table.new_empty(outputs, dtype=torch.int64), table.new_zeros(volume)
     cut, grid = volume // 2, (triton.cdiv(outputs, BLOCK),)
     low = table.new_empty(outputs, dtype=_key_type(volume))
     high = low if groups == 1 else table.new_empty(outputs, dtype=_key_type(volume - cut))
     with _device(table):
         kernels.row_mask_kernel[grid](table, row_masks, pairs, outputs, VOLUME=volume, BLOCK=BLOCK)
-        kernels.sort_key_kernel[grid](row_masks, pairs, low, high, split, outputs, CHOICE=choice if groups == 2 else 1, CUT=cut, BLOCK=BLOCK)
+        kernels.sort_key_kernel[grid](
+            *(row_masks, pairs, low, high, split, outputs), CHOICE=choice if groups == 2 else 1, VOLUME=volume, CUT=cut, BLOCK=BLOCK
+        )
         low_order = torch.sort(low, stable=True).indices
         high_order = low_order if groups == 1 else torch.sort(high, stable=True).indices
         kernels.arrange_kernel[grid](

@@ -1,11 +1,13 @@
 """GPU ops on a 120,000-point scan: ours, what else is importable, and the time the memory traffic alone would take.
 
-    python benchmarks/ops_gpu.py [--save] [--repeats 50]
+    python benchmarks/ops_gpu.py [--save] [--repeats 50] [--only convolution]
+    python benchmarks/ops_gpu.py --tune half tf32        tile sizes of the masked implicit GEMM, instead of the rows
 
 Medians in microseconds by CUDA events, after a warm-up; both sides of a row take turns. ``floor`` is the bytes an op must read and write, or
 the multiply-adds of a convolution, at the copy and bf16 matrix rates measured in the same run. ``sync`` says whether a call waits for the device.
 ``--device cpu`` runs the same rows on the host, to see that they run. With ``--save``: benchmarks/results/ops_gpu.json.
-Peers are torch itself, and pytorch3d, torch_cluster and spconv where they import.
+Peers are torch itself, and pytorch3d, torch_cluster and spconv where they import. A sparse convolution is timed as ``sparse_conv`` chooses its
+kernels, and beside that with the plain CUDA kernel and with Triton's; the plan that Triton's need once for a map has rows of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +35,13 @@ import spconv_peer  # noqa: E402
 from machine import describe  # noqa: E402
 from ops_cpu import POINT_RANGE, SHAPE, VOXEL_SIZE, encoder_runs, scan  # noqa: E402
 from ops_cpu_geometry import random_boxes, subset  # noqa: E402
+from ops_gpu_tune import tune  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
+from suite3d.ops.sparse import set_backend  # noqa: E402
+from suite3d.ops.sparse.backend import Backend  # noqa: E402
+from suite3d.ops.sparse.implicit_gemm import make_plan  # noqa: E402
+from suite3d.ops.sparse.implicit_gemm.ops import list_pairs  # noqa: E402
 
 Run = Callable[[], object]
 
@@ -211,11 +218,54 @@ def voxel_cases(scanned: Tensor) -> Iterator[Case]:
     yield Case("strided_map 3x3x3 stride 2", partial(ops.strided_map, coords, stride=(2, 2, 2), padding=(1, 1, 1), **grid))
 
 
+def under(name: Backend, run: Run) -> Run:
+    """The same call with the kernels of a backend."""
+
+    def call() -> object:
+        before = set_backend(name)
+        try:
+            return run()
+        finally:
+            set_backend(before)
+
+    return call
+
+
+def with_tf32(run: Run) -> Run:
+    """The same call with float32 products allowed to be TF32."""
+
+    def call() -> object:
+        setting = torch.backends.cuda.matmul
+        before, setting.fp32_precision = setting.fp32_precision, "tf32"
+        try:
+            return run()
+        finally:
+            setting.fp32_precision = before
+
+    return call
+
+
+def backends(device: torch.device) -> dict[str, Backend]:
+    """What sparse convolutions can run on besides the automatic choice: title -> backend."""
+    if device.type != "cuda":
+        return {}
+    found: dict[str, Backend] = {"plain CUDA": "cuda"} if ops.compiled("cuda") else {}
+    return {**found, "Triton": "triton"} if has("triton") else found
+
+
+def scan_map(scanned: Tensor) -> ops.KernelMap:
+    """Submanifold map 3x3x3 of the scan's voxels."""
+    coords, _, _ = ops.dynamic_voxelize(scanned[:, :3].contiguous(), torch.tensor([0, len(scanned)], device=scanned.device), POINT_RANGE, VOXEL_SIZE)
+    return ops.submanifold_map(coords, spatial_shape=SHAPE, batch_size=1, kernel=(3, 3, 3))
+
+
 def convolution_cases(scanned: Tensor) -> Iterator[Case]:
-    device = scanned.device
-    coords, _, _ = ops.dynamic_voxelize(scanned[:, :3].contiguous(), torch.tensor([0, len(scanned)], device=device), POINT_RANGE, VOXEL_SIZE)
-    table = ops.submanifold_map(coords, spatial_shape=SHAPE, batch_size=1, kernel=(3, 3, 3))
-    for dtype in (torch.float32, torch.bfloat16):
+    device, table = scanned.device, scan_map(scanned)
+    coords, others = table.coords, backends(scanned.device)
+    if "Triton" in others:
+        yield Case("implicit GEMM plan 3x3x3", partial(make_plan, table.forward), traffic=3 * 27 * 4 * len(coords))
+        yield Case("implicit GEMM pairs 3x3x3", partial(list_pairs, table.forward), traffic=2 * 27 * 4 * len(coords) + 8 * table.pairs())
+    for title, dtype in (("float32", torch.float32), ("tf32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
         for width in (16, 32, 64, 128):
             feats = torch.randn(len(coords), width, device=device, dtype=dtype, requires_grad=True)
             weight = torch.randn(width, 3, 3, 3, width, device=device, dtype=dtype, requires_grad=True)
@@ -229,10 +279,17 @@ def convolution_cases(scanned: Tensor) -> Iterator[Case]:
                 return torch.autograd.grad(ops.sparse_conv(feats, weight, None, table), [feats, weight], grad)
 
             peer = spconv_peer.layer_runs(coords, SHAPE, feats, grad)
-            beside, beside_both = ({"spconv": peer[0]}, {"spconv": peer[1]}) if peer else ({}, {})
-            name, macs = f"submanifold {width} -> {width} {str(dtype)[6:]}", float(table.pairs() * width * width)
-            yield Case(f"{name} forward", forward, beside, traffic=2 * len(coords) * width * feats.element_size(), macs=macs)
-            yield Case(f"{name} both", both, beside_both, traffic=5 * len(coords) * width * feats.element_size(), macs=3 * macs)
+            macs = float(table.pairs() * width * width)
+            for work, run, passes, tensors in (("forward", forward, 1, 2), ("both", both, 3, 5)):
+                beside: dict[str, Run] = {name: under(backend, run) for name, backend in others.items()}
+                if peer:
+                    beside["spconv"] = peer[work == "both"]
+                runs = {"ours": run, **beside}
+                if title == "tf32":
+                    runs = {name: with_tf32(call) for name, call in runs.items()}
+                traffic = tensors * len(coords) * width * feats.element_size()
+                ours = runs.pop("ours")
+                yield Case(f"submanifold {width} -> {width} {title} {work}", ours, runs, traffic=traffic, macs=passes * macs)
 
 
 def encoder_cases(scanned: Tensor) -> Iterator[Case]:
@@ -246,18 +303,33 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/ops_gpu.json")
+    parser.add_argument("--only", choices=["sampling", "neighbours", "boxes", "voxels", "convolution", "encoder"], help="one family of rows")
+    parser.add_argument("--tune", nargs="+", choices=["half", "tf32", "ieee"], help="time tile sizes of sparse convolution at these precisions")
     options = parser.parse_args()
+    if options.save and (options.only or options.tune):
+        parser.error("--save writes the whole table: run it without --only and --tune")
     device = torch.device(options.device)
     points, source = scan()
     scanned = points.to(device)
     machine, (copied, multiplied) = describe(), rates(device)
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled(device.type)} {ops.load_errors().get(device.type, '')}")
+    if options.tune:
+        for line in tune(scan_map(scanned).forward, options.tune, lambda run: medians({"": run}, min(options.repeats, 20), device)[""]):
+            print(line, flush=True)
+        return
     print(f"copy {copied / 1e12:.2f} TB/s, bf16 matrix product {2 * multiplied / 1e12:.0f} TFLOP/s")
     print(f"{'microseconds, medians':40s} {'ours':>10s} {'floor':>8s} {'sync':>5s}")
     rows = []
     xyz = scanned[:, :3].contiguous()
-    groups = (sampling_cases(xyz), neighbour_cases(xyz), box_cases(xyz), voxel_cases(scanned), convolution_cases(scanned), encoder_cases(scanned))
-    for case in (case for group in groups for case in group):
+    groups = {
+        "sampling": sampling_cases(xyz),
+        "neighbours": neighbour_cases(xyz),
+        "boxes": box_cases(xyz),
+        "voxels": voxel_cases(scanned),
+        "convolution": convolution_cases(scanned),
+        "encoder": encoder_cases(scanned),
+    }
+    for case in (case for name, group in groups.items() if options.only in (None, name) for case in group):
         found = medians({"ours": case.ours, **case.peers}, options.repeats, device)
         floor = 1e6 * max(case.traffic / copied, case.macs / multiplied)
         row = Row(case.name, found.pop("ours"), floor, waits(case.ours, device), found)

@@ -64,6 +64,11 @@ def compiled(device_type: str) -> bool:
     return device_type in _loaded and not _forced_reference[0]
 
 
+def reference_forced() -> bool:
+    """Whether this runs inside :func:`use_reference`."""
+    return _forced_reference[0]
+
+
 @contextlib.contextmanager
 def use_reference() -> Iterator[None]:
     """Run every op through its plain torch reference inside the block; for tests and bug hunts, not thread-safe."""

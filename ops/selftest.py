@@ -62,9 +62,12 @@ def _voxel_query(device: str) -> Tensor:
 
 def _convolution(device: str, kind: str) -> Tensor:
     torch.manual_seed(0)
-    layer = ops.SubMConv3d(3, 16, 3) if kind == "submanifold" else ops.SparseConv3d(3, 16, 3, stride=2, padding=1)
+    layer = ops.SparseConv3d(3, 16, 3, stride=2, padding=1) if kind == "strided" else ops.SubMConv3d(3, 16, 3)
+    voxels = _voxels(device)
+    if kind == "half precision":  # small values, so that their rounding is too
+        voxels = voxels.replace(0.01 * voxels.feats.half())
     with torch.no_grad():
-        result: Tensor = layer.to(device)(_voxels(device)).feats
+        result: Tensor = layer.to(device)(voxels).feats
     return result
 
 
@@ -96,6 +99,7 @@ def cases(device: str) -> dict[str, Callable[[], Tensor]]:
         "voxel_query": lambda: _voxel_query(device),
         "submanifold convolution": lambda: _convolution(device, "submanifold"),
         "strided convolution": lambda: _convolution(device, "strided"),
+        "half precision convolution": lambda: _convolution(device, "half precision"),
     }
 
 

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-OPTIONAL = ("av", "torchcodec", "spconv", "open3d", "laspy", "nibabel", "tensorboard", "matplotlib")
+OPTIONAL = ("av", "torchcodec", "triton", "spconv", "open3d", "laspy", "nibabel", "tensorboard", "matplotlib")
 REQUIRED = ("suite3d", "torch", "numpy", "einops", "numba", "omegaconf", "safetensors", "rich")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from suite3d.ops import library, reference
 from suite3d.ops.checks import expect, expect_same_device
+from suite3d.ops.sparse import backend, implicit_gemm
 from suite3d.ops.sparse.maps import KernelMap
 
 
@@ -50,8 +51,10 @@ torch.library.register_autograd("suite3d::sparse_conv", _backward, setup_context
 def sparse_conv(feats: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap, *, transposed: bool = False) -> Tensor:
     """``out[o] = bias + sum over offsets k of weight[:, k] feats[map[k, o]]``, cross-correlation as in ``torch.nn.Conv3d``.
 
-    Each output row is added up by one thread in one order: the result does not depend on the number of threads. The weight and
-    bias are cast to the dtype of ``feats`` (so under autocast the features decide); float16 and bfloat16 are computed in float32.
+    Each output row is added up by one thread in one order: the result does not depend on the number of threads. The features decide the dtype,
+    under autocast too. On CUDA half precision runs on the tensor cores where triton is installed (:func:`set_backend` tells when and chooses
+    otherwise): products of float16 or bfloat16, sums in float32, and the gradient of a float32 weight is never rounded to half. float32 is
+    computed as float32 unless TF32 is allowed. Elsewhere half precision is computed in float32 with the weight cast to that.
 
     Args:
         feats: ``(V_in, C_in)`` floating.
@@ -72,10 +75,15 @@ def sparse_conv(feats: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: 
         f"feats: expected ({backward.shape[1]}, {weight.shape[4]}) by the map and the weight, got {tuple(feats.shape)}",
     )
     expect_same_device(feats=feats, weight=weight, map=forward)
+    if transposed and kernel_map.mirrored:  # the map is its own inverse, read with the offsets in reverse
+        weight, transposed = weight.flip(1, 2, 3), False
+    if backend.runs_triton(feats, volume):
+        matrices = weight.reshape(weight.shape[0], volume, weight.shape[4])  # (C_out, K, C_in)
+        return implicit_gemm.convolve(feats, matrices, bias, kernel_map, transposed=transposed, tf32=backend.tf32_allowed())
     work = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
     weight = weight.reshape(weight.shape[0], volume, weight.shape[4]).to(work.dtype)  # (C_out, K, C_in)
     bias = None if bias is None else bias.to(work.dtype)
     kernel = library.kernel("sparse_conv", feats.device.type) if work.dtype == torch.float32 else None
     if kernel is None:
-        return reference.sparse_conv(work, weight, bias, forward.flip(0) if transposed and kernel_map.mirrored else forward).to(feats.dtype)
+        return reference.sparse_conv(work, weight, bias, forward).to(feats.dtype)
     return kernel(work, weight, bias, forward, backward, kernel_map.mirrored).to(feats.dtype)

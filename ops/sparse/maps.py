@@ -28,6 +28,7 @@ class KernelMap:
         backward: ``(K, V_in)`` int32 output row of each input under each offset; for a mirrored map it is ``forward`` itself.
         mirrored: ``backward`` has to be read with the offsets in reverse (submanifold maps are symmetric).
         maps: kernel maps of the output voxels, shared by all tensors on them.
+        plans: what the Triton kernels keep of a map, made when they first run on it (``implicit_gemm``).
     """
 
     coords: Tensor
@@ -36,6 +37,7 @@ class KernelMap:
     backward: Tensor
     mirrored: bool
     maps: dict[Any, Any] = field(default_factory=dict, repr=False)
+    plans: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
 
     def pairs(self) -> int:
         """Number of (input, output) pairs; reads it from the device."""

@@ -110,6 +110,15 @@ def test_parity_and_threads(kind, cin, cout, same, compiled_cpu, coords_of, gene
     same(compute, atol=2e-5, rtol=1e-5)
 
 
+def test_transposed_submanifold_is_the_transpose(backend, coords_of, generator):
+    """``<A x, y> = <x, A' y>`` with the same weight read the other way."""
+    table = submanifold_map(coords_of(SHAPE, 2, 80, generator), spatial_shape=SHAPE, batch_size=2, kernel=(3, 3, 3))
+    weight = torch.randn(4, 3, 3, 3, 6, generator=generator)
+    x, y = torch.randn(80, 6, generator=generator), torch.randn(80, 4, generator=generator)
+    there, back = sparse_conv(x, weight, None, table), sparse_conv(y, weight.transpose(0, 4), None, table, transposed=True)
+    torch.testing.assert_close((there * y).sum(), (x * back).sum(), atol=1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_nearly_empty(count, backend, coords_of, generator):
     net = SparseSequential(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -30,11 +31,17 @@ def automatic():
     set_backend(before)
 
 
+def release(package: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
+
+
 @needs_triton
 @pytest.mark.timeout(900)
 def test_cases():
     """On the GPU where torch sees one, else in the interpreter, which has to be asked for before triton is imported."""
     there = torch.cuda.is_available()
+    if not there and release("triton") < (3, 9) and release("numpy") >= (2, 4):
+        pytest.skip("this triton's interpreter does not loop on NumPy 2.4 and later (seen with 3.6): take triton 3.9, or an older NumPy")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({} if there else {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})
     options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--import-mode=importlib", "-q", "--tb=short"]
     file = Path(__file__).with_name("implicit_gemm_cases.py")

@@ -130,8 +130,8 @@ struct Leaf {
   }
 };
 
-// LEAVES boxes a lane, in registers (more than one go with half as many threads, which have twice the registers). Neighbours along the curve go to different warps: a sample that is near to several keeps several
-// warps busy. winners: the furthest point of each leaf.
+// LEAVES boxes a lane, in registers (more than one go with half as many threads, which have twice the registers). Neighbours along the
+// curve go to different warps: a sample that is near to several of them keeps several warps busy. winners: furthest point of each leaf.
 template <int THREADS, int LEAVES>
 __global__ void __launch_bounds__(THREADS) fps_leaves_kernel(Batch batch, const Slot* slots, float* nearest, int64_t smallest, int64_t largest) {
   constexpr int WARPS = THREADS / 32, AT_ONCE = 4;

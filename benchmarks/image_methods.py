@@ -193,17 +193,26 @@ def sheet(names: list[str], data: str, folder: Path, steps: int, path: Path) -> 
         output = task.model.train()(task.train.collate(samples, list(range(8))))
         pictures = output.visuals() if output.visuals is not None else {}
         shown += [(f"{name}: {title}", picture) for title, picture in pictures.items() if isinstance(picture, np.ndarray) and picture.ndim == 3]
-    if not shown:
-        return
-    columns, gap = 6, 8
-    width = max(picture.shape[1] for _, picture in shown) + gap
-    height = max(picture.shape[0] for _, picture in shown) + gap + 12
-    canvas = Canvas((-(-len(shown) // columns) * height, columns * max(width, 150)))
-    for place, (title, picture) in enumerate(shown):
-        top, left = place // columns * height, place % columns * max(width, 150)
-        canvas.text(left, top, title[:24], (220, 220, 220))
-        canvas.pixels[top + 12 : top + 12 + picture.shape[0], left : left + picture.shape[1]] = picture
-    write_png(path, canvas.image())
+    if shown:
+        write_png(path, shelves(shown))
+
+
+def shelves(shown: list[tuple[str, NDArray[np.uint8]]], *, width: int = 1200, gap: int = 8, title: int = 12) -> NDArray[np.uint8]:
+    """Titled pictures beside one another in rows, each row as high as its highest."""
+    places: list[tuple[int, int]] = []
+    top = left = height = 0
+    for name, picture in shown:
+        wide = max(picture.shape[1], 6 * len(name)) + gap
+        if left and left + wide > width:
+            top, left, height = top + height, 0, 0
+        places.append((top, left))
+        left, height = left + wide, max(height, picture.shape[0] + title + gap)
+    right = max(place + max(picture.shape[1], 6 * len(name)) for (_, place), (name, picture) in zip(places, shown, strict=True))
+    canvas = Canvas((top + height, right))
+    for (y, x), (name, picture) in zip(places, shown, strict=True):
+        canvas.text(x, y, name, (220, 220, 220))
+        canvas.pixels[y + title : y + title + picture.shape[0], x : x + picture.shape[1]] = picture
+    return canvas.image()
 
 
 def main() -> None:

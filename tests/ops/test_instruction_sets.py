@@ -34,6 +34,7 @@ def digest() -> str:
         ops.box_iou_bev(boxes, boxes),
         ops.box_iou_3d(boxes, boxes[:7]),
         ops.nms_rotated(boxes, boxes[:, 0], 0.1),
+        *ops.dynamic_voxelize(points, ends, [-2.0, -2.0, -2.0, 2.0, 2.0, 2.0], [0.1, 0.1, 0.2]),
         *(ops.curve_codes((points * 1000).int() + 2**15, curve) for curve in ("z", "hilbert-trans")),
     ]
     return hashlib.sha256(b"".join(result.numpy().tobytes() for result in results)).hexdigest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from suite3d.engine.order import stream_seed
 from suite3d.source import BadSample, Source
+
+NEWS_EVERY = 20.0
+"""Seconds between two lines about how far a long reading is."""
 
 
 @dataclass
@@ -47,14 +52,24 @@ class _Parts(Dataset[OnceBatch]):
 
 
 def each_once(source: Source, rows: Sequence[int], *, batch_size: int, workers: int = 0, seed: int = 0) -> Iterator[OnceBatch]:
-    """Batches of ``rows`` in order. A sample's randomness depends on ``seed`` and its row alone; bad samples are left out and named."""
-    yield from DataLoader(
+    """Batches of ``rows`` in order. A sample's randomness depends on ``seed`` and its row alone; bad samples are left out and named.
+
+    Where this takes long, a line now and then says how far it is.
+    """
+    parts = DataLoader(
         _Parts(source, rows, batch_size, seed),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         worker_init_fn=_limit_threads,
     )
+    begin = said = time.monotonic()
+    for number, part in enumerate(parts, start=1):
+        yield part
+        now, done = time.monotonic(), min(number * batch_size, len(rows))
+        if now - said >= NEWS_EVERY and done < len(rows):
+            said, rate = now, done / (now - begin)
+            print(f"{done}/{len(rows)} samples  {rate:.1f} samples/s  {timedelta(seconds=int((len(rows) - done) / rate))} left", flush=True)
 
 
 def _limit_threads(worker: int) -> None:

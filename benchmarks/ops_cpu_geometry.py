@@ -158,6 +158,12 @@ def chamfer_rows(points: Tensor, threads: int) -> list[Row]:
         from scipy.spatial import cKDTree
 
         peers["scipy cKDTree, twice"] = lambda: [cKDTree(y.numpy()).query(x.numpy(), workers=threads) for x, y in ((a, b), (b, a))]
+    if has("open3d"):
+        from open3d.core import Tensor as Array
+        from open3d.t.geometry import Metric, MetricParameters, PointCloud
+
+        first_cloud, second_cloud = (PointCloud(Array(cloud.numpy())) for cloud in (a, b))
+        peers["open3d compute_metrics"] = lambda: first_cloud.compute_metrics(second_cloud, [Metric.ChamferDistance], MetricParameters())
 
     def cdist() -> object:
         matrix = torch.cdist(a, b)

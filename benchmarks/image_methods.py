@@ -281,14 +281,11 @@ def main() -> None:
         knn, linear = ([seed[key] for seed in found] for key in ("knn", "linear"))
         worse = np.mean(knn) < chance.get(found[0]["encoder"], 0.0)
         longer = LONGER[arguments.data].get(name)
+        below = FRACTALS_BELOW.get(found[0]["encoder"], "") if arguments.data == "fractals" else "below random features"
         said = [
             NOTES.get(name, ""),
             f"{longer} (seed 0)" if longer else "",
-            ""
-            if not worse or name.startswith("random")
-            else FRACTALS_BELOW[found[0]["encoder"]]
-            if arguments.data == "fractals"
-            else "below random features",
+            below if worse and not name.startswith("random") else "",
             "the monitor called a collapse" if any(seed.get("monitor") for seed in found) else "",
         ]
         note = "; ".join(filter(None, said))

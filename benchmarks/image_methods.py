@@ -130,6 +130,11 @@ class SupervisedRecipe(ImageViewsRecipe):
         return Supervised(encoder, len(build_images(self.data).classes))
 
 
+def supervised() -> Recipe:
+    """The recipe above, found as a user's own."""
+    return find_recipe(f"{Path(__file__).resolve()}:SupervisedRecipe", "pretrain")
+
+
 def settings_of(recipe: Recipe, data: str, kind: str) -> list[str]:
     """The small encoder, whatever the recipe calls its parts."""
     found = list(DATA[data])
@@ -205,7 +210,7 @@ def one(recipe: Recipe, data: str, folder: Path, seed: int, steps: int) -> dict[
 
 def untrained(data: str, folder: Path, seed: int, kind: str) -> dict[str, Any]:
     """The encoder before its first step."""
-    recipe = find_recipe(f"{Path(__file__).resolve()}:SupervisedRecipe", "pretrain")
+    recipe = supervised()
     config = resolve(recipe, [*settings_of(recipe, data, kind), f"run.dir={folder / f'random_{kind}_{seed}'}"])
     seed_everything(seed)
     return {"encoder": "ViT 3 x 64" if kind == "vit" else "ResNet-18/8", "cpu_ms_per_step": 0.0, **score(config.build_encoder(), config, seed)}
@@ -213,7 +218,7 @@ def untrained(data: str, folder: Path, seed: int, kind: str) -> dict[str, Any]:
 
 def statistics_row(data: str, folder: Path) -> dict[str, Any]:
     """Colour statistics as features; no seed changes them."""
-    recipe = find_recipe(f"{Path(__file__).resolve()}:SupervisedRecipe", "pretrain")
+    recipe = supervised()
     config = resolve(recipe, [*settings_of(recipe, data, "vit"), f"run.dir={folder / 'colour_statistics'}"])
     return {"encoder": "none", "cpu_ms_per_step": 0.0, **score(ColourStatistics(), config, 0)}
 
@@ -269,8 +274,7 @@ def main() -> None:
     left_out: dict[str, str] = {}
     for kind in ("vit", "resnet"):
         rows[f"random features ({kind})"] = [untrained(arguments.data, folder, seed, kind) for seed in range(arguments.seeds)]
-    own = find_recipe(f"{Path(__file__).resolve()}:SupervisedRecipe", "pretrain")
-    for name, recipe in [("supervised", own)] + [(name, find_recipe(name, "pretrain")) for name in names]:
+    for name, recipe in [("supervised", supervised())] + [(name, find_recipe(name, "pretrain")) for name in names]:
         try:
             rows[name] = [one(recipe, arguments.data, folder, seed, arguments.steps) for seed in range(arguments.seeds)]
         except (ConfigError, ValueError) as error:

@@ -1,8 +1,6 @@
 // Points to voxels: sorted by cell, the voxels come out sorted and the points grouped, in order.
 #include "voxelize/cells_kernel.h"
 
-#include <utility>
-
 #include "voxelize/groups.h"
 
 namespace suite3d {

@@ -158,7 +158,13 @@ def _is_current(target: Path, command: Sequence[str], inputs: Sequence[Path]) ->
     stamp = _stamp(target)
     if not target.is_file() or not stamp.is_file() or stamp.read_text(encoding="utf-8") != "\n".join(command):
         return False
-    return all(path.stat().st_mtime <= target.stat().st_mtime for path in inputs if path.exists())
+    return all(path.is_file() and path.stat().st_mtime <= target.stat().st_mtime for path in inputs)
+
+
+def _prerequisites(rule: Path) -> list[Path]:
+    """Files named in the make rule that a compiler wrote of one object: its source and the headers that are not the system's."""
+    words = re.findall(r"(?:[^\\\s]|\\.)+", rule.read_text(encoding="utf-8").partition(":")[2])
+    return [Path(re.sub(r"\\(.)", r"\1", word)) for word in words]
 
 
 def _run(command: Sequence[str], target: Path) -> str:
@@ -177,7 +183,7 @@ def _run(command: Sequence[str], target: Path) -> str:
 
 
 def compile_sources(commands: dict[Path, list[str]], *, jobs: int = 2) -> tuple[list[Path], dict[Path, str]]:
-    """Compile what is out of date (source, any header of csrc, or command changed).
+    """Compile what is out of date (source, a header that it includes, or command changed).
 
     Args:
         commands: source -> compiler and flags.
@@ -186,11 +192,12 @@ def compile_sources(commands: dict[Path, list[str]], *, jobs: int = 2) -> tuple[
     Returns:
         Objects by source order, and source -> complaint for those that failed.
     """
-    headers = [path for path in (OPS / "csrc").rglob("*") if path.suffix in (".h", ".cuh", ".inc")]
 
     def compile_one(source: Path) -> str:
-        target, command = _object_path(source), [*commands[source], "-c", str(source)]
-        return "" if _is_current(target, command, [source, *headers]) else _run(command, target)
+        target = _object_path(source)
+        rule = target.with_suffix(".d")
+        command = [*commands[source], "-MMD", "-MF", str(rule), "-c", str(source)]
+        return "" if rule.is_file() and _is_current(target, command, _prerequisites(rule)) else _run(command, target)
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         complaints = dict(zip(commands, pool.map(compile_one, commands), strict=True))

@@ -143,6 +143,34 @@ def test_an_op_that_does_not_compile_is_left_out_whole(tmp_path, monkeypatch):
     assert build.build(tmp_path / "out").built[0].stat().st_mtime_ns == stamp  # nothing changed, nothing is built
 
 
+def test_a_changed_header_compiles_only_what_includes_it(tmp_path, monkeypatch):
+    if build.find_compiler() is None or build.find_torch() is None:
+        pytest.skip("needs a C++ compiler and torch")
+    folder = tmp_path / "a place" / "ops" / "csrc" / "op"  # the rule that the compiler writes masks the blank
+    folder.mkdir(parents=True)
+    header = folder / "shared.h"
+    header.write_text("inline int one() { return 1; }")
+    (folder / "with_cpu.cpp").write_text('#include "shared.h"\nint with() { return one(); }')
+    (folder / "without_cpu.cpp").write_text("int without() { return 2; }")
+    monkeypatch.setattr(build, "OPS", folder.parents[1])
+    monkeypatch.setattr(build, "object_folder", lambda: tmp_path / "objects")
+    monkeypatch.setenv("SUITE3D_BUILD_CUDA", "0")
+
+    def built() -> dict[str, int]:
+        assert build.build(tmp_path / "out").left_out == []
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "objects").glob("*.o")}
+
+    first = built()
+    assert built() == first
+    later = header.stat().st_mtime + 10
+    header.write_text("inline int one() { return 3; }")
+    os.utime(header, (later, later))
+    assert {name for name, when in built().items() if when != first[name]} == {"op__with_cpu.cpp.o"}
+    header.unlink()
+    (folder / "with_cpu.cpp").write_text("int with() { return 4; }")
+    assert built()["op__without_cpu.cpp.o"] == first["op__without_cpu.cpp.o"]  # a header that is gone is no reason to fail
+
+
 def test_missing_or_broken_library_is_explained(tmp_path):
     (tmp_path / "suite3d_ops_cpu.so").write_bytes(b"not a library")
     script = (

@@ -110,6 +110,18 @@ def test_parity_and_threads(kind, cin, cout, same, compiled_cpu, coords_of, gene
     same(compute, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("cin", "cout"), [(5, 3), (16, 130)])
+def test_weight_gradients_of_many_rows(cin, cout, same, compiled_cpu, coords_of, generator):
+    """So many outputs that their weight gradients are summed in parts."""
+    shape = (8, 64, 64)
+    table = submanifold_map(coords_of(shape, 2, 36000, generator), spatial_shape=shape, batch_size=2, kernel=(3, 3, 3))
+    rows = table.forward.shape[1]
+    assert rows > 2 * 16384
+    feats, up = torch.randn(rows, cin, generator=generator), torch.randn(rows, cout, generator=generator) / rows**0.5
+    weight = torch.randn(cout, 3, 3, 3, cin, generator=generator).requires_grad_()
+    same(lambda: torch.autograd.grad((sparse_conv(feats, weight, None, table) * up).sum(), weight), atol=2e-5, rtol=1e-5)
+
+
 def test_transposed_submanifold_is_the_transpose(backend, coords_of, generator):
     """``<A x, y> = <x, A' y>`` with the same weight read the other way."""
     table = submanifold_map(coords_of(SHAPE, 2, 80, generator), spatial_shape=SHAPE, batch_size=2, kernel=(3, 3, 3))

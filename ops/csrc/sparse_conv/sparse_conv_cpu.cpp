@@ -45,9 +45,14 @@ const ConvTiles& tiles() {
   return conv_tiles_any();
 }
 
-constexpr int64_t kTile = 256;   // output rows a tile
-constexpr int64_t kChunk = 64;   // most pairs summed in registers before they are added to a weight gradient
-constexpr int64_t kGradients = 65536;  // weight gradients a task adds up: these stay in the second cache, and leave room for the rows
+constexpr int64_t kTile = 1024;               // most output rows a tile
+constexpr int64_t kChunk = 4096;              // most floats of the rows whose products are summed in registers: half of the first cache
+constexpr int64_t kGradients = 65536;         // weight gradients a task adds up: these stay in the second cache, and leave room for the rows
+constexpr int64_t kHeight = 128;              // most output channels of such a task
+constexpr int64_t kPart = 16384, kParts = 16; // output rows whose weight gradients are summed apart, at least; most such parts
+
+// Output rows a tile, for rows of so many floats.
+int64_t tile_rows(int64_t width) { return std::clamp<int64_t>(32768 / std::max<int64_t>(width, 1), 256, kTile); }
 
 int64_t padded(int64_t width, const ConvTiles& tile) { return (width + tile.lanes - 1) / tile.lanes * tile.lanes; }
 
@@ -72,11 +77,12 @@ void convolve(const float* x, int64_t depth, const float* w, int64_t width, cons
               float* out) {
   const ConvTiles& tile = tiles();
   const int64_t wide = padded(width, tile);
-  parallel_tasks((outputs + kTile - 1) / kTile, [&](int64_t task) {
-    const int64_t first = task * kTile, count = std::min(kTile, outputs - first);
+  const int64_t size = std::clamp<int64_t>(outputs / (8 * num_threads()), 256, tile_rows(wide));  // few rows: a few tiles for each thread
+  parallel_tasks((outputs + size - 1) / size, [&](int64_t task) {
+    const int64_t first = task * size, count = std::min(size, outputs - first);
     int32_t rows[kTile + 16], positions[kTile + 16];
     thread_local std::vector<float> buffer;
-    if (wide != width) buffer.resize(kTile * wide);
+    if (wide != width) buffer.resize(size * wide);
     float* sums = wide == width ? out + first * width : buffer.data();
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t c = 0; c < width; ++c) sums[r * wide + c] = bias ? bias[c] : 0.0f;
@@ -128,8 +134,31 @@ Tensor sparse_conv_input_grad(Tensor grad, Tensor weight, Tensor backward_map, b
   return out;
 }
 
-// weight_grad[o, k, i] = sum over pairs of grad[output, o] feats[input, i], tile of outputs after tile. A task adds up a few kernel
-// offsets for some output channels; each of its sums has one order, so the sharing out does not change the result.
+// weight_grad[o, k, i] += sum over pairs of grad[output, o] feats[input, i], for some outputs, kernel offsets and output channels.
+struct Share {
+  int64_t start, stop, first, last, channel, height;
+};
+
+void sum_weight_grad(const ConvTiles& tile, const float* x, int64_t wide, const float* y, int64_t out, const int32_t* map, int64_t outputs,
+                     const Share& share, float* sums) {
+  const int64_t size = tile_rows(std::max(wide, out)), chunk = kChunk / std::min<int64_t>(wide, tile.panel);
+  int32_t rows[kTile + 16], positions[kTile + 16];
+  for (int64_t start = share.start; start < share.stop; start += size) {
+    const int64_t count = std::min(size, share.stop - start);
+    for (int64_t k = share.first; k < share.last; ++k) {
+      const int64_t pairs = tile.compact(map + k * outputs + start, count, rows, positions);
+      const int64_t chunks = (pairs + chunk - 1) / chunk;
+      for (int64_t c = 0; c < chunks; ++c) {
+        const int64_t begin = pairs * c / chunks, end = pairs * (c + 1) / chunks;
+        tile.outer(y + start * out + share.channel, out, x, wide, positions + begin, rows + begin, end - begin, share.height, wide,
+                   sums + (k - share.first) * share.height * wide);
+      }
+    }
+  }
+}
+
+// Tasks of one part of the outputs follow each other, so its rows are read from memory once. The parts are added in order; they depend
+// on the number of outputs only, so the result does not depend on the number of threads.
 Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
   feats = as_contiguous(feats);
   grad = as_contiguous(grad);
@@ -151,30 +180,29 @@ Tensor sparse_conv_weight_grad(Tensor feats, Tensor grad, Tensor forward_map) {
     });
     x = aligned.get();
   }
-  const int64_t high = 96, blocks = (out + high - 1) / high, offset_size = std::min(high, out) * wide;
-  const int64_t share = volume * blocks / (4 * num_threads());  // offsets a task, so that every thread has a few tasks
-  const int64_t group = std::max<int64_t>(1, std::min(share, kGradients / std::max<int64_t>(offset_size, 1))), groups = (volume + group - 1) / group;
-  parallel_tasks(groups * blocks, [&](int64_t task) {
-    const int64_t first = task / blocks * group, last = std::min(volume, first + group);
-    const int64_t channel = task % blocks * high, height = std::min(high, out - channel);
-    std::vector<float> sums((last - first) * offset_size, 0.0f);
-    int32_t rows[kTile + 16], positions[kTile + 16];
-    for (int64_t start = 0; start < outputs; start += kTile) {
-      const int64_t count = std::min(kTile, outputs - start);
-      for (int64_t k = first; k < last; ++k) {
-        const int64_t pairs = tile.compact(map + k * outputs + start, count, rows, positions);
-        const int64_t chunks = (pairs + kChunk - 1) / kChunk;
-        for (int64_t c = 0; c < chunks; ++c) {
-          const int64_t begin = pairs * c / chunks, end = pairs * (c + 1) / chunks;
-          tile.outer(y + start * out + channel, out, x, wide, positions + begin, rows + begin, end - begin, height, wide,
-                     sums.data() + (k - first) * offset_size);
-        }
-      }
-    }
-    for (int64_t k = first; k < last; ++k)
-      for (int64_t o = 0; o < height; ++o)
-        std::copy_n(sums.data() + (k - first) * offset_size + o * wide, in, target + ((channel + o) * volume + k) * in);
+  const int64_t high = std::min(out, kHeight), blocks = (out + high - 1) / std::max<int64_t>(high, 1), size = out * volume * in;
+  const int64_t parts = std::clamp<int64_t>(outputs / kPart, 1, kParts), part_rows = (outputs + parts - 1) / parts;
+  const int64_t most = std::min(volume * blocks * parts / (4 * num_threads()), kGradients / std::max<int64_t>(high * wide, 1));
+  const int64_t groups = (volume + std::max<int64_t>(most, 1) - 1) / std::max<int64_t>(most, 1), group = (volume + groups - 1) / groups;
+  Scratch<float> apart(parts == 1 ? 1 : parts * size);
+  parallel_tasks(parts * groups * blocks, [&](int64_t task) {
+    const int64_t part = task / (groups * blocks), first = std::min(volume, task / blocks % groups * group), channel = task % blocks * high;
+    const Share share{part * part_rows, std::min(outputs, (part + 1) * part_rows), first, std::min(volume, first + group), channel,
+                      std::min(high, out - channel)};
+    std::vector<float> sums((share.last - first) * share.height * wide, 0.0f);
+    sum_weight_grad(tile, x, wide, y, out, map, outputs, share, sums.data());
+    float* to = parts == 1 ? target : apart.get() + part * size;
+    for (int64_t k = first; k < share.last; ++k)
+      for (int64_t o = 0; o < share.height; ++o)
+        std::copy_n(sums.data() + ((k - first) * share.height + o) * wide, in, to + ((channel + o) * volume + k) * in);
   });
+  if (parts > 1) {
+    parallel_for(size, 16384, [&](int64_t first, int64_t last) {
+      std::copy(apart.get() + first, apart.get() + last, target + first);
+      for (int64_t part = 1; part < parts; ++part)
+        for (int64_t i = first; i < last; ++i) target[i] += apart[part * size + i];
+    });
+  }
   return result;
 }
 

@@ -76,6 +76,14 @@ def test_parity_at_every_key_width(size, same, compiled_cpu, generator):
     same(lambda: hard_voxelize(xyz, feats, offsets, RANGE, size, max_points=2, max_voxels=500))
 
 
+@pytest.mark.parametrize("size", [(0.01, 0.01, 0.02), (1e-3, 1e-3, 1e-3), (1e-4, 1e-5, 1e-5)], ids=["18 bits", "33 bits", "wide keys"])
+def test_parity_where_most_points_lie_together(size, same, compiled_cpu, generator):
+    """A corner holds nine points of ten: one value of the uppermost bits of the cells has more points than a stretch should."""
+    xyz, offsets = scene(40000, generator)
+    xyz[torch.rand(40000, generator=generator) < 0.9] *= 0.01
+    same(lambda: dynamic_voxelize(xyz, offsets, RANGE, size))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_parity_on_points_at_cell_borders(data):

@@ -32,34 +32,32 @@ inline CellKernel* cell_kernel() {
 #endif
 }
 
-// The points are dealt by the uppermost bits of their cells into stretches that fit the first cache, and each is sorted there by one thread.
-// No cell is in two stretches.
+// The points are dealt by the uppermost bits of their cells into stretches, each sorted by one thread; no cell is in two of them. Most
+// stretches fit the first cache; one with more points has one value of those bits, which are not sorted again.
 template <class Record>
 class Groups {
  public:
   const Record* sorted = nullptr;
-  int64_t points = 0, ranges = 1;
+  int64_t points = 0, ranges = 0;
   std::vector<int64_t> begin;        // first entry of each stretch, and the end
   std::vector<int64_t> first_voxel;  // voxels before each stretch, and their number
 
   Groups(const float* xyz, const int64_t* offsets, int64_t batch_size, int64_t count, const Grid& grid)
       : memory_a_(count), memory_b_(count), bits_(grid.bits), split_(std::min(grid.bits, 12)) {
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(num_threads(), count / 8192));
-    ranges = std::max<int64_t>(1, std::min<int64_t>(kMaxRanges, count / kRange));
     histogram_.assign(parts << split_, 0u);
     std::vector<int64_t> first(parts), last(parts);
     parallel_parts(count, parts, [&](int64_t part, int64_t from, int64_t to) {
       first[part] = from;
       last[part] = from + record_points(xyz, offsets, batch_size, from, to, grid, memory_a_.get() + from, histogram_.data() + (part << split_));
     });
-    Record* dealt = deal(first, last);
-    const int passes = std::max(1, (bits_ + kMaxDigit - 1) / kMaxDigit);
-    Record* other = dealt == memory_a_.get() ? memory_b_.get() : memory_a_.get();
-    sorted = passes % 2 ? other : dealt;
+    Record* const dealt = deal(first, last);
+    Record* const other = dealt == memory_a_.get() ? memory_b_.get() : memory_a_.get();
+    sorted = dealt;
     first_voxel.assign(ranges + 1, 0);
     parallel_tasks(ranges, [&](int64_t range) {
       const int64_t size = begin[range + 1] - begin[range];
-      sort_in(passes, dealt + begin[range], other + begin[range], size);
+      sort_in(dealt + begin[range], other + begin[range], size, base_[range], bit_width(span_[range]));
       int64_t voxels = size > 0;
       for (int64_t i = begin[range] + 1; i < begin[range + 1]; ++i) voxels += sorted[i].cell() != sorted[i - 1].cell();
       first_voxel[range + 1] = voxels;
@@ -71,11 +69,13 @@ class Groups {
   int64_t voxels() const { return first_voxel.back(); }
 
  private:
-  static constexpr int kMaxDigit = 8;
+  static constexpr int kMaxDigit = 10;
   static constexpr int64_t kRange = 1024, kMaxRanges = 256;
 
   Scratch<Record> memory_a_, memory_b_;
   std::vector<uint32_t> histogram_;
+  std::vector<uint64_t> base_;  // lowest cell that a stretch can hold,
+  std::vector<int64_t> span_;   // and how many it can, from there on
   int bits_, split_;
 
   // Records of the points in range among [from, to), and how many have each value of the uppermost bits. Returns their number.
@@ -111,30 +111,43 @@ class Groups {
     return out - records;
   }
 
-  // Deals the records of the parts into stretches by the uppermost bits of their cells; stable. Sets `begin` and `points`.
+  // Values of the uppermost bits in stretches of about `most` points, more only where one value has more. Sets everything of the stretches
+  // but the number of voxels. Returns the stretch of each value.
+  std::vector<uint16_t> cut(int64_t parts, int64_t most) {
+    const int64_t values = int64_t{1} << split_, below = int64_t{1} << (bits_ - split_);
+    std::vector<uint16_t> range_of(values);
+    int64_t inside = 0;  // points of the last stretch
+    for (int64_t value = 0, before = 0; value < values; ++value) {
+      int64_t here = 0;
+      for (int64_t part = 0; part < parts; ++part) here += histogram_[(part << split_) + value];
+      if (here == 0) continue;
+      if (begin.empty() || inside + here > most) {
+        begin.push_back(before);
+        base_.push_back(static_cast<uint64_t>(value * below));
+        span_.push_back(0);
+        inside = 0;
+      }
+      range_of[value] = static_cast<uint16_t>(begin.size() - 1);
+      span_.back() = (value + 1) * below - static_cast<int64_t>(base_.back());
+      inside += here;
+      before += here;
+    }
+    ranges = static_cast<int64_t>(begin.size());
+    begin.push_back(points);
+    return range_of;
+  }
+
+  // Deals the records of the parts into stretches; stable. Sets `points` and the stretches.
   Record* deal(const std::vector<int64_t>& first, const std::vector<int64_t>& last) {
     const int64_t parts = static_cast<int64_t>(first.size());
     for (int64_t part = 0; part < parts; ++part) points += last[part] - first[part];
-    begin.assign(ranges + 1, points);
-    begin[0] = 0;
-    if (ranges == 1) return memory_a_.get();
-    const int64_t values = int64_t{1} << split_;
-    std::vector<uint16_t> range_of(values);
+    const std::vector<uint16_t> range_of = cut(parts, std::max(kRange, 2 * points / kMaxRanges));
+    if (parts == 1 && ranges <= 1) return memory_a_.get();
     std::vector<int64_t> place(ranges * parts, 0);  // [range, part]: its records, then where they go
-    for (int64_t value = 0, before = 0; value < values; ++value) {
-      const int64_t range = std::min(ranges - 1, before * ranges / std::max<int64_t>(points, 1));
-      range_of[value] = static_cast<uint16_t>(range);
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t here = histogram_[(part << split_) + value];
-        place[range * parts + part] += here;
-        before += here;
-      }
-    }
+    for (int64_t part = 0; part < parts; ++part)
+      for (int64_t value = 0; value < int64_t{1} << split_; ++value) place[range_of[value] * parts + part] += histogram_[(part << split_) + value];
     int64_t total = 0;
-    for (int64_t range = 0; range < ranges; ++range) {
-      begin[range] = total;
-      for (int64_t part = 0; part < parts; ++part) total += std::exchange(place[range * parts + part], total);
-    }
+    for (int64_t& here : place) total += std::exchange(here, total);
     const int shift = bits_ - split_;
     parallel_parts(parts, parts, [&](int64_t part, int64_t, int64_t) {
       std::vector<int64_t> next(ranges);
@@ -144,15 +157,16 @@ class Groups {
     return memory_b_.get();
   }
 
-  // Sorts records[0, count) by cell, back and forth between two memories: they end in the second after an odd number of passes.
+  // Sorts records[0, count) by the low bits of their distance from cell `base`, back and forth between two memories.
   template <int Passes>
-  void sort(Record* from, Record* to, int64_t count) const {
-    const int digit = std::max(1, (bits_ + Passes - 1) / Passes);
+  static void sort(Record* records, Record* spare, int64_t count, uint64_t base, int bits) {
+    static_assert(Passes % 2 == 0);  // they end where they were
+    const int digit = (bits + Passes - 1) / Passes;
     const uint64_t mask = (uint64_t{1} << digit) - 1;
     uint32_t all[Passes << kMaxDigit];
     std::fill_n(all, Passes << digit, 0u);
     for (int64_t i = 0; i < count; ++i) {
-      const uint64_t cell = from[i].cell();
+      const uint64_t cell = records[i].cell() - base;
       for (int pass = 0; pass < Passes; ++pass) ++all[(static_cast<uint64_t>(pass) << digit) + (cell >> (pass * digit) & mask)];
     }
     for (int pass = 0; pass < Passes; ++pass) {
@@ -161,18 +175,19 @@ class Groups {
       uint32_t total = 0;
       for (uint64_t value = 0; value <= mask; ++value) total += std::exchange(place[value], total);
       for (int64_t i = 0; i < count; ++i) {
-        const Record record = from[i];
-        to[place[record.cell() >> shift & mask]++] = record;
+        const Record record = records[i];
+        spare[place[(record.cell() - base) >> shift & mask]++] = record;
       }
-      std::swap(from, to);
+      std::swap(records, spare);
     }
   }
 
-  template <int Passes = 1>
-  void sort_in(int passes, Record* from, Record* to, int64_t count) const {
-    if constexpr (Passes * kMaxDigit < 64 + kMaxDigit) {
-      if (passes == Passes) return sort<Passes>(from, to, count);
-      sort_in<Passes + 1>(passes, from, to, count);
+  template <int Passes = 2>
+  static void sort_in(Record* records, Record* spare, int64_t count, uint64_t base, int bits) {
+    if (bits == 0) return;
+    if constexpr (Passes * kMaxDigit < 63 + 2 * kMaxDigit) {
+      if (bits <= Passes * kMaxDigit) return sort<Passes>(records, spare, count, base, bits);
+      sort_in<Passes + 2>(records, spare, count, base, bits);
     }
   }
 };

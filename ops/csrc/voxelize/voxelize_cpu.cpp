@@ -60,7 +60,7 @@ struct Slots {
   float* values;
 };
 
-constexpr int64_t kChunk = 128;  // points at a time: their voxels are cleared while they are in the first cache, then filled
+constexpr int64_t kChunk = 512;  // points at a time: their voxels are cleared, then filled while they are in cache
 
 // Fill the voxels: rows of xyz and `channels` others; `Channels` is their number where it is known when this is compiled, else -1.
 // No branch asks where a voxel ends, which would be guessed wrong half the time; what is not kept goes to a spare place.
@@ -109,7 +109,7 @@ void fill_voxels(const Groups<Record>& groups, const Grid& grid, const float* po
       if (end > cleared) std::memset(values + cleared * stride, 0, static_cast<size_t>((end - cleared) * stride) * sizeof(float));
       cleared = end;
       for (int64_t j = 0; j < here; ++j) {
-        const int64_t ahead = sorted[std::min(first + j + 16, last - 1)].point(), source = sorted[first + j].point();
+        const int64_t ahead = sorted[std::min(first + j + 32, last - 1)].point(), source = sorted[first + j].point();
         __builtin_prefetch(from + 3 * ahead);
         if (channels > 0) __builtin_prefetch(other + channels * ahead);
         float* out = place[j] >= 0 ? values + place[j] : unused;

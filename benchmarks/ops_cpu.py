@@ -25,6 +25,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import minkowski_peer  # noqa: E402
 import spconv_peer  # noqa: E402
 from machine import describe  # noqa: E402
 
@@ -164,6 +165,12 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
             compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name="spconv", repeats=7),
             compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name="spconv", repeats=5),
         ]
+        engine = minkowski_peer.layer_runs(coords, feats, grad)
+        if engine:
+            rows += [
+                compare(f"submanifold {width} -> {width} forward", forward, peer=engine[0], peer_name="MinkowskiEngine", repeats=5),
+                compare(f"submanifold {width} -> {width} both", both, peer=engine[1], peer_name="MinkowskiEngine", repeats=3),
+            ]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""CPU geometry ops on a 120,000-point scan beside what else is importable (scipy, open3d, shapely, torch).
+"""CPU geometry ops on a 120,000-point scan beside what else is importable (scipy, open3d, shapely, mmcv, OpenPCDet, ...).
 
 ``python benchmarks/ops_cpu_geometry.py [--threads 2] [--save]`` prints medians of wall time in milliseconds, and with ``--save`` writes
 ``benchmarks/results/ops_cpu_geometry.json``. The scan is that of ``ops_cpu.py``. CPU time is printed too: on a shared machine it is the
@@ -200,6 +200,11 @@ def random_boxes(count: int, spread: float, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate([*columns, rng.uniform(-np.pi, np.pi, (count, 1))], axis=1).astype(np.float32))
 
 
+def flat(boxes: Tensor) -> Tensor:
+    """x, y, length, width, yaw."""
+    return boxes[:, [0, 1, 3, 4, 6]].contiguous()
+
+
 def polygons(boxes: Tensor) -> object:
     import shapely
 
@@ -223,16 +228,35 @@ def box_rows(points: Tensor) -> list[Row]:
                 return shapely.area(shapely.intersection(np.asarray(first)[i], np.asarray(second)[j]))
 
             peers["shapely STRtree"] = with_tree
+        if has("pcdet"):
+            from pcdet.ops.iou3d_nms import iou3d_nms_cuda
+
+            peers["OpenPCDet"] = partial(iou3d_nms_cuda.boxes_iou_bev_cpu, a, b, torch.empty(len(a), len(b)))
+        if has("mmcv"):
+            from mmcv.ops import box_iou_rotated
+
+            peers["mmcv"] = partial(box_iou_rotated, flat(a), flat(b))
         rows += compare(f"box_iou_bev 500 x 500, {label}", partial(ops.box_iou_bev, a, b), peers)
     spread_boxes, scores = random_boxes(5000, 70.0, 2), torch.rand(5000, generator=torch.Generator().manual_seed(0))
     generator = np.random.default_rng(0)
     clustered = random_boxes(125, 70.0, 3)[torch.from_numpy(generator.integers(0, 125, 5000))]
     clustered = clustered + torch.from_numpy(generator.normal(0, [0.3, 0.3, 0.1, 0.1, 0.1, 0.1, 0.1], (5000, 7)).astype(np.float32))
-    rows += compare("nms_rotated 5000 spread", lambda: ops.nms_rotated(spread_boxes, scores, 0.1), {})
-    rows += compare("nms_rotated 5000 clustered", lambda: ops.nms_rotated(clustered, scores, 0.1), {})
+    for label, crowd in (("spread", spread_boxes), ("clustered", clustered)):
+        suppress: dict[str, Run] = {}
+        if has("mmcv"):
+            from mmcv.ops import nms_rotated
+
+            suppress["mmcv"] = partial(nms_rotated, flat(crowd), scores, 0.1)
+        rows += compare(f"nms_rotated 5000 {label}", partial(ops.nms_rotated, crowd, scores, 0.1), suppress)
     boxes = random_boxes(100, 60.0, 4)
     rows += compare("points_in_boxes 100 x 120000", lambda: ops.points_in_boxes(points, boxes), {})
-    return rows + compare("points_in_boxes_mask 100 x 120000", lambda: ops.points_in_boxes_mask(points, boxes), {})
+    inside: dict[str, Run] = {}
+    if has("mmcv"):
+        from mmcv.ops import points_in_boxes_cpu
+
+        standing = torch.cat([boxes[:, :2], boxes[:, 2:3] - boxes[:, 5:6] / 2, boxes[:, 3:]], dim=1)  # z of the bottom, as there
+        inside["mmcv"] = partial(points_in_boxes_cpu, points[None], standing[None])
+    return rows + compare("points_in_boxes_mask 100 x 120000", lambda: ops.points_in_boxes_mask(points, boxes), inside)
 
 
 def curve_rows(points: Tensor) -> list[Row]:

@@ -52,72 +52,95 @@ int64_t number_voxels(const Groups<Record>& groups, const Grid& grid, int64_t ma
   return kept;
 }
 
-// Where the voxels go.
+// Where the voxels go, of `max_points` rows of `width`; row: output row of each voxel, null where every voxel is kept.
 struct Slots {
-  int64_t max_points;
+  int64_t max_points, width;
+  const int64_t* row;
   int32_t* coords;
   int64_t* counts;
   float* values;
+
+  int64_t stride() const { return max_points * width; }
+  int64_t target(int64_t voxel) const { return row ? row[voxel] : voxel; }
 };
 
 constexpr int64_t kChunk = 512;  // points at a time: their voxels are cleared, then filled while they are in cache
 
-// Fill the voxels: rows of xyz and `channels` others; `Channels` is their number where it is known when this is compiled, else -1.
-// No branch asks where a voxel ends, which would be guessed wrong half the time; what is not kept goes to a spare place.
+// How far a stretch is filled, and what becomes of the points of a chunk. Nothing else points to one (hence __restrict below: without it
+// every count that is written would have it read again).
+struct Filling {
+  int64_t voxel, opened;                           // the voxel of the last point, and its first point
+  int64_t rank = 0, open_row = -1, cleared = -1;   // points of it so far, where it goes, and up to which row the output is cleared
+  uint64_t cell = ~uint64_t{0};                    // no cell yet
+  int64_t starts = 0, start[kChunk + 1], place[kChunk];  // first points of voxels; where each point goes, -1 for nowhere
+};
+
+// No branch asks where a voxel ends, which would be guessed wrong half the time.
+template <class Record>
+void place_points(const Record* sorted, int64_t first, int64_t here, const Slots to, Filling& __restrict filling) {
+  int64_t starts = 0, voxel = filling.voxel, rank = filling.rank;
+  uint64_t before = filling.cell;
+  for (int64_t j = 0; j < here; ++j) {
+    const uint64_t cell = sorted[first + j].cell();
+    const bool begins = cell != before;
+    before = cell;
+    filling.start[starts] = first + j;
+    starts += begins;
+    voxel += begins;
+    rank = begins ? 0 : rank + 1;
+    const int64_t target = to.target(voxel);
+    filling.place[j] = (target >= 0) & (rank < to.max_points) ? target * to.stride() + rank * to.width : -1;
+  }
+  filling.starts = starts, filling.voxel = voxel, filling.rank = rank, filling.cell = before;
+}
+
+void close_voxel(const Slots& slots, const Filling& filling, int64_t end) {
+  if (filling.open_row >= 0) slots.counts[filling.open_row] = std::min(slots.max_points, end - filling.opened);
+}
+
+// Coordinates and counts of the voxels that start in the chunk, and zeros for their points.
+template <class Record>
+void open_voxels(const Record* sorted, const Grid grid, const Slots slots, Filling& __restrict filling) {
+  int64_t voxel = filling.voxel - filling.starts, end = filling.cleared;
+  for (int64_t n = 0; n < filling.starts; ++n) {
+    const int64_t target = slots.target(++voxel);
+    close_voxel(slots, filling, filling.start[n]);
+    filling.opened = filling.start[n];
+    filling.open_row = target;
+    if (target < 0) continue;
+    grid.write(sorted[filling.opened].cell(), slots.coords + 4 * target);
+    if (filling.cleared < 0) filling.cleared = target;
+    end = target + 1;
+  }
+  const int64_t size = (end - filling.cleared) * slots.stride();
+  if (size > 0) std::memset(slots.values + filling.cleared * slots.stride(), 0, static_cast<size_t>(size) * sizeof(float));
+  filling.cleared = end;
+}
+
+// Fill the voxels with rows of xyz and `channels` others; `Channels` is their number where it is known when this is compiled, else -1.
 template <int Channels, class Record>
-void fill_voxels(const Groups<Record>& groups, const Grid& grid, const float* point, const float* feat, int64_t any_channels,
-                 const std::vector<int64_t>& row, const Slots& slots) {
+void fill_voxels(const Groups<Record>& groups, const Grid& grid, const float* point, const float* feat, int64_t any_channels, const Slots& slots) {
   parallel_tasks(groups.ranges, [&](int64_t range) {
-    const int64_t channels = Channels < 0 ? any_channels : Channels, width = 3 + channels, max_points = slots.max_points, stride = max_points * width;
-    const int64_t* const kept_row = row.empty() ? nullptr : row.data();
+    const int64_t channels = Channels < 0 ? any_channels : Channels, last = groups.begin[range + 1];
     const Record* const sorted = groups.sorted;
     const float *const from = point, *const other = feat;
-    const Grid cells = grid;
-    const int64_t last = groups.begin[range + 1];
-    std::vector<float> spare(width);
+    std::vector<float> spare(3 + channels);  // what is not kept goes here
     float *const unused = spare.data(), *const values = slots.values;
-    int64_t voxel = groups.first_voxel[range] - 1, cleared = -1, opened = groups.begin[range], open_row = -1;
-    const auto close = [&](int64_t end) {
-      if (open_row >= 0) slots.counts[open_row] = std::min(max_points, end - opened);
-    };
-    uint64_t before = ~uint64_t{0};  // no cell
-    for (int64_t first = opened, rank = 0; first < last; first += kChunk) {
+    Filling filling{groups.first_voxel[range] - 1, groups.begin[range]};
+    for (int64_t first = filling.opened; first < last; first += kChunk) {
       const int64_t here = std::min(kChunk, last - first);
-      int64_t place[kChunk], start[kChunk + 1], starts = 0, voxel_of_start = voxel + 1;
+      place_points(sorted, first, here, slots, filling);
+      open_voxels(sorted, grid, slots, filling);
       for (int64_t j = 0; j < here; ++j) {
-        const uint64_t cell = sorted[first + j].cell();
-        const bool begins = cell != before;
-        before = cell;
-        start[starts] = first + j;
-        starts += begins;
-        voxel += begins;
-        rank = begins ? 0 : rank + 1;
-        const int64_t target = kept_row ? kept_row[voxel] : voxel;
-        place[j] = (target >= 0) & (rank < max_points) ? target * stride + rank * width : -1;
-      }
-      int64_t end = cleared;
-      for (int64_t n = 0; n < starts; ++n, ++voxel_of_start) {
-        const int64_t target = kept_row ? kept_row[voxel_of_start] : voxel_of_start;
-        close(start[n]);
-        opened = start[n];
-        open_row = target;
-        if (target < 0) continue;
-        cells.write(sorted[start[n]].cell(), slots.coords + 4 * target);
-        if (cleared < 0) cleared = target;
-        end = target + 1;
-      }
-      if (end > cleared) std::memset(values + cleared * stride, 0, static_cast<size_t>((end - cleared) * stride) * sizeof(float));
-      cleared = end;
-      for (int64_t j = 0; j < here; ++j) {
-        const int64_t ahead = sorted[std::min(first + j + 32, last - 1)].point(), source = sorted[first + j].point();
+        const int64_t ahead = sorted[std::min(first + j + 32, last - 1)].point(), source = sorted[first + j].point(), place = filling.place[j];
         __builtin_prefetch(from + 3 * ahead);
         if (channels > 0) __builtin_prefetch(other + channels * ahead);
-        float* out = place[j] >= 0 ? values + place[j] : unused;
+        float* out = place >= 0 ? values + place : unused;
         std::memcpy(out, from + 3 * source, 3 * sizeof(float));
         if (channels > 0) std::memcpy(out + 3, other + channels * source, static_cast<size_t>(channels) * sizeof(float));
       }
     }
-    close(last);
+    close_voxel(slots, filling, last);
   });
 }
 
@@ -131,8 +154,9 @@ Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, c
   Tensor coords = empty({count, 4}, ScalarType::Int, xyz), counts = empty({count}, ScalarType::Long, xyz);
   Tensor voxels = empty({count, max_points, 3 + channels}, ScalarType::Float, xyz);
   auto* fill = channels == 1 ? fill_voxels<1, Record> : channels == 2 ? fill_voxels<2, Record> : fill_voxels<-1, Record>;
-  fill(groups, grid, data<float>(xyz), data<float>(feats), channels, row,
-       {max_points, mutable_data<int32_t>(coords), mutable_data<int64_t>(counts), mutable_data<float>(voxels)});
+  fill(groups, grid, data<float>(xyz), data<float>(feats), channels,
+       {max_points, 3 + channels, row.empty() ? nullptr : row.data(), mutable_data<int32_t>(coords), mutable_data<int64_t>(counts),
+        mutable_data<float>(voxels)});
   return {coords, voxels, counts};
 }
 

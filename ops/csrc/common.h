@@ -3,6 +3,11 @@
 // Only the LibTorch stable ABI (torch >= 2.10) is used, so one binary serves every later torch and every Python.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -34,9 +39,22 @@ namespace suite3d {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Asks for huge pages, as NumPy does for its large arrays: where memory comes fresh from the system, it saves thousands of page faults
+// (measured: a sparse convolution with an output of 39 MB takes 0.9 of its time). Only advice; what the system makes of it is its setting.
+inline void advise_huge_pages(void* memory, int64_t bytes) {
+#ifdef __linux__
+  if (bytes < int64_t{4} << 20) return;
+  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t start = reinterpret_cast<uintptr_t>(memory), aligned = (start + page - 1) / page * page;
+  madvise(reinterpret_cast<void*>(aligned), static_cast<size_t>(bytes) - (aligned - start), MADV_HUGEPAGE);
+#endif
+}
+
 // New uninitialised tensor on the device of `like`.
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype, const Tensor& like) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+  Tensor tensor = torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()), dtype);
+  if (tensor.is_cpu()) advise_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+  return tensor;
 }
 
 inline Tensor as_contiguous(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }

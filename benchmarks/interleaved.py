@@ -13,16 +13,20 @@ from machine import describe
 
 from suite3d.engine.files import write_json
 
-Step = Callable[[int], None]
+Step = Callable[[int], object]
 Times = dict[str, list[tuple[float, float]]]
 
 
-def measure(steps: dict[str, Step], *, rounds: int, device: torch.device) -> Times:
-    """(wall, processor) seconds of each step in each round, the order turned round by round; two rounds of warm-up are left out."""
+def measure(steps: dict[str, Step], *, rounds: int, device: torch.device, pause: float = 0.0) -> Times:
+    """(wall, processor) seconds of each step in each round, the order turned round by round; two rounds of warm-up are left out.
+
+    ``pause``: seconds of rest before each step, where threads of another library would go on spinning for a while.
+    """
     names = list(steps)
     times: Times = {name: [] for name in names}
     for number in range(rounds + 2):
         for name in names[number % len(names) :] + names[: number % len(names)]:
+            time.sleep(pause)
             wall, processor = time.perf_counter(), time.process_time()
             steps[name](number)
             if device.type == "cuda":

@@ -1,6 +1,7 @@
 """CPU ops on a 120,000-point scan: ours, the torch reference, and what else is importable. ``python benchmarks/ops_cpu.py [--threads 2]``.
 
-Medians of wall time, one table, and ``benchmarks/results/ops_cpu.json`` with ``--save``. The scan is that of
+Medians of wall time, ours and the peer's in turns, and the median of their ratios; one table, and ``benchmarks/results/ops_cpu.json`` with
+``--save``. The scan is that of
 ``../shared/prototypes/gen.py`` where it is found, else a plainer one made here (the table says which).
 """
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import minkowski_peer  # noqa: E402
 import spconv_peer  # noqa: E402
+from interleaved import Step, measure  # noqa: E402
 from machine import describe  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
@@ -38,12 +40,13 @@ POINT_RANGE, VOXEL_SIZE, SHAPE = (-80.0, -80.0, -3.0, 80.0, 80.0, 3.4), (0.05, 0
 
 @dataclass(frozen=True)
 class Row:
-    """Medians in milliseconds; NaN where there is nothing to compare with."""
+    """Medians in milliseconds, and how many times ours the peer takes (median over the rounds); NaN where there is nothing to compare with."""
 
     name: str
     ours: float
     reference: float
     peer: float
+    ratio: float
     peer_name: str
 
 
@@ -89,13 +92,18 @@ def median_ms(run: Callable[[], object], repeats: int) -> float:
 
 
 def compare(name: str, run: Callable[[], object], *, peer: Callable[[], object] | None = None, peer_name: str = "", repeats: int = 15) -> Row:
-    """Time an op compiled, as reference (few repeats), and beside a peer."""
-    ours = median_ms(run, repeats)
+    """Time an op compiled and in turns with a peer, then as reference (few repeats)."""
+    steps: dict[str, Step] = {"ours": lambda _: run()}
+    if peer:
+        steps["peer"] = lambda _: peer()
+    times = {who: [wall for wall, _ in pairs] for who, pairs in measure(steps, rounds=repeats, device=torch.device("cpu"), pause=0.005).items()}
     with ops.use_reference():
         reference = median_ms(run, 3)
-    row = Row(name, ours, reference, median_ms(peer, repeats) if peer else float("nan"), peer_name)
-    beside = f"{row.peer:9.2f} {row.peer / ours:6.1f}x  {peer_name}" if peer else ""
-    print(f"{name:38s} {ours:9.2f} {reference:10.2f} {reference / ours:6.1f}x {beside}", flush=True)
+    theirs = times.get("peer", [float("nan")] * repeats)
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], theirs, strict=True))
+    row = Row(name, 1e3 * statistics.median(times["ours"]), reference, 1e3 * statistics.median(theirs), ratio, peer_name)
+    beside = f"{row.peer:9.2f} {ratio:6.2f}x  {peer_name}" if peer else ""
+    print(f"{name:38s} {row.ours:9.2f} {reference:10.2f} {reference / row.ours:6.1f}x {beside}", flush=True)
     return row
 
 

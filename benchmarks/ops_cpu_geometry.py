@@ -12,7 +12,6 @@ import importlib.util
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from interleaved import measure  # noqa: E402
 from machine import describe  # noqa: E402
 from ops_cpu import scan  # noqa: E402
 
@@ -37,32 +37,27 @@ CURVES: tuple[CurveName, ...] = ("z", "hilbert")
 
 @dataclass(frozen=True)
 class Row:
-    """One op or peer: median wall milliseconds, and the least CPU milliseconds."""
+    """One op or peer: median wall milliseconds, the least CPU milliseconds, and how many times ours it takes (wall, median over the rounds)."""
 
     name: str
     who: str
     wall: float
     cpu: float
-
-
-def timed(run: Run, repeats: int) -> tuple[float, float]:
-    run()
-    wall, cpu = [], []
-    for _ in range(repeats):
-        start, spent = time.perf_counter(), time.process_time()
-        run()
-        wall.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - spent)
-    return 1e3 * statistics.median(wall), 1e3 * min(cpu)
+    ratio: float
 
 
 def compare(name: str, ours: Run, peers: dict[str, Run], *, repeats: int = 9) -> list[Row]:
+    """Ours and the peers in turns."""
+    runs = {"suite3d": ours, **peers}
+    times = measure({who: lambda _, run=run: run() for who, run in runs.items()}, rounds=repeats, device=torch.device("cpu"), pause=0.005)  # type: ignore[misc]
     rows = []
-    for who, run in {"suite3d": ours, **peers}.items():
-        wall, cpu = timed(run, repeats if who == "suite3d" else 3)
-        rows.append(Row(name, who, wall, cpu))
-        ratio = "" if who == "suite3d" else f"{wall / rows[0].wall:9.1f}x"
-        print(f"{name:36s} {who:24s} {wall:10.2f} {cpu:10.2f} {ratio}", flush=True)
+    for who, pairs in times.items():
+        wall, ratio = (
+            1e3 * statistics.median(w for w, _ in pairs),
+            statistics.median(b[0] / a[0] for a, b in zip(times["suite3d"], pairs, strict=True)),
+        )
+        rows.append(Row(name, who, wall, 1e3 * min(cpu for _, cpu in pairs), ratio))
+        print(f"{name:36s} {who:24s} {wall:10.2f} {rows[-1].cpu:10.2f} " + ("" if who == "suite3d" else f"{ratio:9.2f}x"), flush=True)
     return rows
 
 

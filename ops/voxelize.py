@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from suite3d.ops import library, reference
-from suite3d.ops.checks import MAX_INT32, expect, expect_offsets, expect_same_device, expect_tensor
+from suite3d.ops.checks import MAX_INT32, expect_offsets, expect_same_device, expect_tensor
 
 
 def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
@@ -17,15 +17,18 @@ def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tup
     Raises:
         ValueError: wrong lengths, an empty box, sizes that are not positive, or a box that is not a whole number of voxels.
     """
-    expect(len(point_range) == 6, f"point_range: expected 6 numbers (x0, y0, z0, x1, y1, z1), got {list(point_range)}")
-    expect(len(voxel_size) == 3 and min(voxel_size) > 0, f"voxel_size: expected 3 positive numbers, got {list(voxel_size)}")
+    if len(point_range) != 6:
+        raise ValueError(f"point_range: expected 6 numbers (x0, y0, z0, x1, y1, z1), got {list(point_range)}")
+    if len(voxel_size) != 3 or min(voxel_size) <= 0:
+        raise ValueError(f"voxel_size: expected 3 positive numbers, got {list(voxel_size)}")
     cells = []
     for axis, name in enumerate("xyz"):
         exact = (point_range[axis + 3] - point_range[axis]) / voxel_size[axis]
         whole = round(exact)
         if whole < 1 or abs(exact - whole) > 1e-3:  # no message otherwise: torch.compile may take the numbers for unknown
             raise ValueError(f"point_range along {name}: expected a positive whole number of voxels of {voxel_size[axis]:g} m, got {exact:g}")
-        expect(whole <= 2**24, f"point_range along {name}: expected at most 2^24 voxels (float32 tells no more apart), got {whole}")
+        if whole > 2**24:
+            raise ValueError(f"point_range along {name}: expected at most 2^24 voxels (float32 tells no more apart), got {whole}")
         cells.append(whole)
     return cells[0], cells[1], cells[2]
 
@@ -33,11 +36,13 @@ def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tup
 def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
     expect_tensor(xyz, "xyz", (None, 3), (torch.float32,))
     expect_same_device(xyz=xyz, offsets=offsets)
-    expect_offsets(offsets, len(xyz))
-    cells = grid_cells(point_range, voxel_size)
-    bits = sum((count - 1).bit_length() for count in (*cells, len(offsets) - 1))
-    expect(bits <= 63, f"{len(offsets) - 1} scans of {cells} voxels (x, y, z) need keys beyond int64: use larger voxels, a smaller range or batch")
-    expect(len(xyz) <= MAX_INT32, f"xyz: expected at most {MAX_INT32} points, got {len(xyz)}; split the batch")
+    points = xyz.shape[0]
+    expect_offsets(offsets, points)
+    cells, scans = grid_cells(point_range, voxel_size), offsets.shape[0] - 1
+    if sum((count - 1).bit_length() for count in (*cells, scans)) > 63:
+        raise ValueError(f"{scans} scans of {cells} voxels (x, y, z) need keys beyond int64: use larger voxels, a smaller range or batch")
+    if points > MAX_INT32:
+        raise ValueError(f"xyz: expected at most {MAX_INT32} points, got {points}; split the batch")
     return cells
 
 
@@ -119,9 +124,10 @@ def hard_voxelize(
         counts: ``(V,)`` int64 used slots.
     """
     cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
-    expect_tensor(feats, "feats", (len(xyz), None), (torch.float32,))
+    expect_tensor(feats, "feats", (xyz.shape[0], None), (torch.float32,))
     expect_same_device(xyz=xyz, feats=feats)
-    expect(max_points >= 1 and max_voxels >= 1, f"max_points and max_voxels: expected at least 1, got {max_points} and {max_voxels}")
+    if max_points < 1 or max_voxels < 1:
+        raise ValueError(f"max_points and max_voxels: expected at least 1, got {max_points} and {max_voxels}")
     start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
     kernel = library.kernel("hard_voxelize", xyz.device.type)
     return (kernel or reference.hard_voxelize)(xyz, feats, offsets, start, size, cells, max_points, max_voxels)

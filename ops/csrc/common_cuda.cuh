@@ -1,4 +1,4 @@
-// What every CUDA kernel needs: the current stream, launches that are checked, sorting and scanning through CUB.
+// What every CUDA kernel needs: the current stream, launches that are checked, sorting and sums.
 #pragma once
 
 #include "common.h"
@@ -6,8 +6,6 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-#include <cub/device/device_radix_sort.cuh>
-#include <cub/device/device_scan.cuh>
 #include <cuda_runtime.h>
 
 // Only a CUDA torch has it. Weak, so that the library loads (and its registrations can be checked) beside a CPU torch too.
@@ -60,40 +58,17 @@ struct Buffer {
   Buffer(int64_t count, const Tensor& like) : memory(bytes(count * static_cast<int64_t>(sizeof(T)), like)) {}
 };
 
-// Stable sort of (key, value) by the lowest `bits` bits of the key.
+// Stable sort of (key, value) by the lowest `bits` bits of the key; the types are those of geometry/sort_cuda.cu.
 template <class Key, class Value>
 void sort_pairs(const Key* keys_in, Key* keys_out, const Value* values_in, Value* values_out, int64_t count, int bits, const Tensor& like,
-                cudaStream_t stream) {
-  if (count == 0) return;
-  size_t size = 0;
-  SUITE3D_CUDA(cub::DeviceRadixSort::SortPairs(nullptr, size, keys_in, keys_out, values_in, values_out, count, 0, bits, stream));
-  const Tensor scratch = bytes(static_cast<int64_t>(size), like);
-  SUITE3D_CUDA(cub::DeviceRadixSort::SortPairs(mutable_data<uint8_t>(scratch), size, keys_in, keys_out, values_in, values_out, count, 0, bits, stream));
-}
+                cudaStream_t stream);
 
 template <class Key>
-void sort_keys(const Key* keys_in, Key* keys_out, int64_t count, int bits, const Tensor& like, cudaStream_t stream) {
-  if (count == 0) return;
-  size_t size = 0;
-  SUITE3D_CUDA(cub::DeviceRadixSort::SortKeys(nullptr, size, keys_in, keys_out, count, 0, bits, stream));
-  const Tensor scratch = bytes(static_cast<int64_t>(size), like);
-  SUITE3D_CUDA(cub::DeviceRadixSort::SortKeys(mutable_data<uint8_t>(scratch), size, keys_in, keys_out, count, 0, bits, stream));
-}
-
-// By its result CUB chooses the type that it adds up in; of plain int32 counts that would be int32.
-struct LongSum {
-  __host__ __device__ int64_t operator()(int64_t a, int64_t b) const { return a + b; }
-};
+void sort_keys(const Key* keys_in, Key* keys_out, int64_t count, int bits, const Tensor& like, cudaStream_t stream);
 
 // out[i] = in[0] + ... + in[i], in int64 whatever comes in.
 template <class Count>
-void inclusive_sum(const Count* in, int64_t* out, int64_t count, const Tensor& like, cudaStream_t stream) {
-  if (count == 0) return;
-  size_t size = 0;
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveScan(nullptr, size, in, out, LongSum{}, count, stream));
-  const Tensor scratch = bytes(static_cast<int64_t>(size), like);
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveScan(mutable_data<uint8_t>(scratch), size, in, out, LongSum{}, count, stream));
-}
+void inclusive_sum(const Count* in, int64_t* out, int64_t count, const Tensor& like, cudaStream_t stream);
 
 // Values from the device; waits for the stream. Only where a size must be known.
 template <class T>

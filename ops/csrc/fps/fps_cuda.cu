@@ -21,10 +21,7 @@ Tensor furthest_point_sample(Tensor xyz, Tensor offsets, Tensor counts, Tensor s
   const int64_t clouds = offsets.size(0) - 1;
   if (clouds <= 0) return empty({0}, ScalarType::Long, offsets);
   const Buffer<int64_t> out_ends(clouds, offsets);
-  size_t size = 0;
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveSum(nullptr, size, data<int64_t>(counts), out_ends.get(), clouds, stream));
-  const Tensor scratch = bytes(static_cast<int64_t>(size), offsets);
-  SUITE3D_CUDA(cub::DeviceScan::InclusiveSum(mutable_data<uint8_t>(scratch), size, data<int64_t>(counts), out_ends.get(), clouds, stream));
+  inclusive_sum(data<int64_t>(counts), out_ends.get(), clouds, offsets, stream);
   if (total < 0) total = read_one(out_ends.get() + clouds - 1, stream);
   const Tensor result = empty({total}, ScalarType::Long, offsets);
   if (total == 0) return result;

@@ -188,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> strided_map(Tensor coords, int64_t batch_size
   const Strided map(shape, kernel, stride, padding);
   const int64_t volume = kernel[0] * kernel[1] * kernel[2], nothing = batch_size * map.out.z * map.out.y * map.out.x;
   return nothing < UINT32_MAX ? strided_map_of(coords, map, volume, static_cast<uint32_t>(nothing), device.stream())
-                              : strided_map_of(coords, map, volume, nothing, device.stream());
+                              : strided_map_of(coords, map, volume, static_cast<uint64_t>(nothing), device.stream());
 }
 
 }  // namespace

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +15,15 @@ from suite3d.ops.checks import expect
 from suite3d.ops.sparse import implicit_gemm
 
 Backend = Literal["auto", "cuda", "triton"]
+Question = TypeVar("Question", bound=Callable[..., object])
 TENSOR_CORES = (8, 0)  # compute capability from which Triton multiplies bfloat16 and TF32 on tensor cores
 _chosen: list[Backend] = ["auto"]
+
+
+def _constant(function: Question) -> Question:
+    """``torch.compile`` asks it once, as with ``torch.compiler.assume_constant_result``, whose call would import the compiler at every start."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def set_backend(name: Backend) -> Backend:
@@ -59,7 +67,7 @@ def runs_triton(feats: Tensor, volume: int) -> bool:
     return not problem and (feats.dtype != torch.float32 or tf32_allowed() or not library.compiled("cuda"))
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def tf32_allowed() -> bool:
     """Whether float32 matrix products may be rounded to TF32; ``torch.compile`` reads it when it traces."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -72,7 +80,7 @@ def _not_installed() -> str:
     return ""
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _problem(index: int) -> str:
     """Why Triton does not serve this GPU; empty where it does."""
     capability = torch.cuda.get_device_capability(index)
@@ -81,7 +89,7 @@ def _problem(index: int) -> str:
     return _not_installed()
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _interpreted() -> bool:
     from suite3d.ops.sparse.implicit_gemm import launch
 

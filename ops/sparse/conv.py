@@ -70,10 +70,8 @@ def sparse_conv(feats: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: 
     expect(weight.dim() == 5, f"weight: expected (C_out, kz, ky, kx, C_in), got {tuple(weight.shape)}")
     volume = weight.shape[1] * weight.shape[2] * weight.shape[3]
     expect(volume == forward.shape[0], f"weight: expected {forward.shape[0]} kernel offsets as in the map, got {volume}")
-    expect(
-        feats.dim() == 2 and feats.shape == (backward.shape[1], weight.shape[4]),
-        f"feats: expected ({backward.shape[1]}, {weight.shape[4]}) by the map and the weight, got {tuple(feats.shape)}",
-    )
+    if feats.dim() != 2 or feats.shape != (backward.shape[1], weight.shape[4]):  # no message otherwise: torch.compile may not know the sizes
+        raise ValueError(f"feats: expected ({backward.shape[1]}, {weight.shape[4]}) by the map and the weight, got {tuple(feats.shape)}")
     expect_same_device(feats=feats, weight=weight, map=forward)
     if transposed and kernel_map.mirrored:  # the map is its own inverse, read with the offsets in reverse
         weight, transposed = weight.flip(1, 2, 3), False

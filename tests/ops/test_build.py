@@ -93,6 +93,16 @@ def test_runs_on_every_instruction_set(tmp_path):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(a.abs().max()))
 
 
+def test_import_leaves_out_compilers():
+    """``torch._dynamo`` and triton take longer to import than all else; only who compiles or runs Triton's kernels pays for them."""
+    script = (
+        "import torch, sys; before = set(sys.modules); import suite3d.ops; print(*sorted({'torch._dynamo', 'triton'} & (set(sys.modules) - before)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(build.OPS.parent)}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120, env=environment)
+    assert said.stdout.strip() == ""
+
+
 def test_is_standalone():
     """setup.py imports it from its path where neither torch nor suite3d can be imported."""
     script = (

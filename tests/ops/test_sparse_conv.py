@@ -131,6 +131,18 @@ def test_transposed_submanifold_is_the_transpose(backend, coords_of, generator):
     torch.testing.assert_close((there * y).sum(), (x * back).sum(), atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("cin", "cout"), [(0, 4), (4, 0)])
+def test_no_channels(cin, cout, same, compiled_cpu, coords_of, generator):
+    table = submanifold_map(coords_of(SHAPE, 2, 60, generator), spatial_shape=SHAPE, batch_size=2, kernel=(3, 3, 3))
+
+    def compute():
+        leaves = [torch.zeros(60, cin).requires_grad_(), torch.zeros(cout, 3, 3, 3, cin).requires_grad_()]
+        out = sparse_conv(*leaves, None, table)
+        return out.detach(), *torch.autograd.grad(out.sum(), leaves)
+
+    same(compute)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_nearly_empty(count, backend, coords_of, generator):
     net = SparseSequential(

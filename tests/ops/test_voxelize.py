@@ -84,6 +84,15 @@ def test_parity_where_most_points_lie_together(size, same, compiled_cpu, generat
     same(lambda: dynamic_voxelize(xyz, offsets, RANGE, size))
 
 
+@pytest.mark.parametrize("count", [40, 40000])
+def test_every_point_out_of_range(count, same, compiled_cpu):
+    """More than one thread's share of points, none of which is in a voxel."""
+    xyz, offsets = torch.full((count, 3), 99.0), torch.tensor([0, count])
+    same(lambda: dynamic_voxelize(xyz, offsets, RANGE, SIZE))
+    assert [len(found) for found in dynamic_voxelize(xyz, offsets, RANGE, SIZE)] == [0, 0, 0]
+    same(lambda: hard_voxelize(xyz, xyz[:, :1], offsets, RANGE, SIZE, max_points=2, max_voxels=500))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_parity_on_points_at_cell_borders(data):

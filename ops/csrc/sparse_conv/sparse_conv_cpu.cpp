@@ -141,7 +141,7 @@ struct Share {
 
 void sum_weight_grad(const ConvTiles& tile, const float* x, int64_t wide, const float* y, int64_t out, const int32_t* map, int64_t outputs,
                      const Share& share, float* sums) {
-  const int64_t size = tile_rows(std::max(wide, out)), chunk = kChunk / std::min<int64_t>(wide, tile.panel);
+  const int64_t size = tile_rows(std::max(wide, out)), chunk = kChunk / std::clamp<int64_t>(wide, 1, tile.panel);
   int32_t rows[kTile + 16], positions[kTile + 16];
   for (int64_t start = share.start; start < share.stop; start += size) {
     const int64_t count = std::min(size, share.stop - start);

@@ -112,8 +112,8 @@ class Groups {
   }
 
   // Values of the uppermost bits in stretches of about `most` points, more only where one value has more. Sets everything of the stretches
-  // but the number of voxels. Returns the stretch of each value.
-  std::vector<uint16_t> cut(int64_t parts, int64_t most) {
+  // but the number of voxels, and place[stretch, part] to the records that a part has of it. Returns the stretch of each value.
+  std::vector<uint16_t> cut(int64_t parts, int64_t most, std::vector<int64_t>& place) {
     const int64_t values = int64_t{1} << split_, below = int64_t{1} << (bits_ - split_);
     std::vector<uint16_t> range_of(values);
     int64_t inside = 0;  // points of the last stretch
@@ -125,10 +125,12 @@ class Groups {
         begin.push_back(before);
         base_.push_back(static_cast<uint64_t>(value * below));
         span_.push_back(0);
+        place.resize(place.size() + parts, 0);
         inside = 0;
       }
       range_of[value] = static_cast<uint16_t>(begin.size() - 1);
       span_.back() = (value + 1) * below - static_cast<int64_t>(base_.back());
+      for (int64_t part = 0; part < parts; ++part) *(place.end() - parts + part) += histogram_[(part << split_) + value];
       inside += here;
       before += here;
     }
@@ -141,11 +143,9 @@ class Groups {
   Record* deal(const std::vector<int64_t>& first, const std::vector<int64_t>& last) {
     const int64_t parts = static_cast<int64_t>(first.size());
     for (int64_t part = 0; part < parts; ++part) points += last[part] - first[part];
-    const std::vector<uint16_t> range_of = cut(parts, std::max(kRange, 2 * points / kMaxRanges));
+    std::vector<int64_t> place;  // [stretch, part]: its records, then where they go
+    const std::vector<uint16_t> range_of = cut(parts, std::max(kRange, 2 * points / kMaxRanges), place);
     if (parts == 1 && ranges <= 1) return memory_a_.get();
-    std::vector<int64_t> place(ranges * parts, 0);  // [range, part]: its records, then where they go
-    for (int64_t part = 0; part < parts; ++part)
-      for (int64_t value = 0; value < int64_t{1} << split_; ++value) place[range_of[value] * parts + part] += histogram_[(part << split_) + value];
     int64_t total = 0;
     for (int64_t& here : place) total += std::exchange(here, total);
     const int shift = bits_ - split_;

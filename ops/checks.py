@@ -39,12 +39,12 @@ def expect_offsets(offsets: Tensor, rows: int, name: str = "offsets") -> None:
     expect_tensor(offsets, name, (None,), (torch.int64,))
     if offsets.shape[0] < 1:
         raise ValueError(f"{name}: expected B + 1 entries, got none")
-    if offsets.device.type == "cpu" and not torch.compiler.is_compiling():
-        ends = offsets.numpy()  # NumPy takes a tenth of torch's time for so few values
+    if offsets.is_cpu and not torch.compiler.is_compiling():
+        ends = offsets.tolist()  # a tenth of the time of tensor operations for so few values
         if ends[0] != 0 or ends[-1] != rows:
             raise ValueError(f"{name}: expected to run from 0 to the {rows} rows, got {ends[0]} to {ends[-1]}")
-        if (ends[1:] < ends[:-1]).any():
-            raise ValueError(f"{name}: expected non-decreasing values, got {ends[:8].tolist()}")
+        if ends != sorted(ends):
+            raise ValueError(f"{name}: expected non-decreasing values, got {ends[:8]}")
 
 
 def one_cloud(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from suite3d.ops import library
 from suite3d.ops.checks import expect, expect_offsets, expect_same_device, one_cloud
 from suite3d.ops.geometry_checks import expect_points
 from suite3d.ops.reference import rays as reference
-from suite3d.ops.voxelize import grid_cells
+from suite3d.ops.voxelize import expect_key_bits, grid_cells
 
 
 def _fake(
@@ -72,11 +72,8 @@ def traverse_voxels(
     offsets = one_cloud(origins) if offsets is None else offsets
     expect_same_device(origins=origins, ends=ends, offsets=offsets)
     expect_offsets(offsets, origins.shape[0])
-    cells = list(grid_cells(point_range, voxel_size))
-    bits = sum((count - 1).bit_length() for count in (*cells, offsets.shape[0] - 1))
-    expect(
-        bits <= 63, f"{offsets.shape[0] - 1} grids of {cells} voxels (x, y, z): expected numbers within int64; use larger voxels or a smaller range"
-    )
+    cells = grid_cells(point_range, voxel_size)
+    expect_key_bits(cells, offsets.shape[0] - 1)
     start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
     kernel = library.kernel("traverse_voxels", origins.device.type)
-    return (kernel or reference.traverse_voxels)(origins, ends, offsets, start, size, cells, include_end)
+    return (kernel or reference.traverse_voxels)(origins, ends, offsets, start, size, list(cells), include_end)

@@ -33,14 +33,22 @@ def grid_cells(point_range: Sequence[float], voxel_size: Sequence[float]) -> tup
     return cells[0], cells[1], cells[2]
 
 
+def expect_key_bits(cells: tuple[int, int, int], scans: int) -> None:
+    """Check that the numbers of all voxels of a batch, a bit field for each axis and the scan, have at most 61 bits."""
+    bits = sum((count - 1).bit_length() for count in (*cells, scans))
+    if bits > 61:
+        raise ValueError(
+            f"{scans} scans of {cells} voxels (x, y, z): expected keys of at most 61 bits, got {bits}; use larger voxels, a smaller range or batch"
+        )
+
+
 def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
     expect_tensor(xyz, "xyz", (None, 3), (torch.float32,))
     expect_same_device(xyz=xyz, offsets=offsets)
     points = xyz.shape[0]
     expect_offsets(offsets, points)
-    cells, scans = grid_cells(point_range, voxel_size), offsets.shape[0] - 1
-    if sum((count - 1).bit_length() for count in (*cells, scans)) > 63:
-        raise ValueError(f"{scans} scans of {cells} voxels (x, y, z) need keys beyond int64: use larger voxels, a smaller range or batch")
+    cells = grid_cells(point_range, voxel_size)
+    expect_key_bits(cells, offsets.shape[0] - 1)
     if points > MAX_INT32:
         raise ValueError(f"xyz: expected at most {MAX_INT32} points, got {points}; split the batch")
     return cells
@@ -86,7 +94,7 @@ def dynamic_voxelize(xyz: Tensor, offsets: Tensor, point_range: Sequence[float],
         order: ``(P,)`` int64 row of ``xyz`` of each of them: grouped by voxel, original order inside a voxel.
 
     Raises:
-        ValueError: wrong shape, dtype, device, offsets or grid; more voxels than int64 keys can hold.
+        ValueError: wrong shape, dtype, device, offsets or grid; more voxels than keys of 61 bits can hold.
     """
     cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
     start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]

@@ -42,6 +42,16 @@ def test_dynamic_is_the_loop(count, backend, generator):
     assert coords.dtype == torch.int32 and point_voxel.dtype == torch.int64 and order.dtype == torch.int64
 
 
+def test_keys_of_61_bits(backend):
+    """The most that a grid may have: cells at its far ends come out in order."""
+    half = 2.0**23
+    point_range = (-half, -half, -(2.0**12), half, half, 2.0**12)
+    xyz = torch.tensor([[half - 1, half - 1, 4095.0], [0, 0, 0], [-half, -half, -4096], [half - 1, half - 1, 4095]])
+    coords, point_voxel, order = dynamic_voxelize(xyz, torch.tensor([0, 4]), point_range, (1, 1, 1))
+    assert coords.tolist() == [[0, 0, 0, 0], [0, 4096, 2**23, 2**23], [0, 8191, 2**24 - 1, 2**24 - 1]]
+    assert point_voxel.tolist() == [0, 1, 2, 2] and order.tolist() == [2, 1, 0, 3]
+
+
 @pytest.mark.parametrize(("max_points", "max_voxels"), [(1, 1), (2, 10), (3, 1000), (100, 30)])
 def test_hard_is_the_loop(max_points, max_voxels, backend, generator):
     xyz, offsets = scene(300, generator)
@@ -132,7 +142,7 @@ def test_strided_input_and_no_scan(backend, generator):
         ({"voxel_size": (0.3, 0.25, 0.5)}, "whole number of voxels of 0.3"),
         ({"voxel_size": (0.0, 0.25, 0.5)}, "3 positive numbers"),
         ({"point_range": (2.0, -1.0, -1.0, -2.0, 1.0, 1.0)}, "along x"),
-        ({"voxel_size": (4 / 2**24, 2 / 2**24, 2 / 2**24)}, "keys beyond int64"),
+        ({"voxel_size": (4 / 2**24, 2 / 2**24, 2 / 2**24)}, "at most 61 bits"),
         ({"voxel_size": (4 / 2**25, 0.25, 0.5)}, "2\\^24"),
     ],
 )

@@ -31,7 +31,7 @@ inline Grid make_grid(const std::vector<double>& start, const std::vector<double
   grid.shift_z = grid.shift_y + bit_width(cells[1]);
   grid.shift_batch = grid.shift_z + bit_width(cells[2]);
   grid.bits = grid.shift_batch + bit_width(batch_size);
-  SUITE3D_CHECK(grid.bits <= 63, "voxelize: the grid needs ", grid.bits, " bits, more than int64 keys hold");
+  SUITE3D_CHECK(grid.bits <= 61, "voxelize: the grid needs keys of ", grid.bits, " bits, more than 61");  // their sums and bounds are int64
   return grid;
 }
 

@@ -9,12 +9,14 @@
 
 namespace suite3d {
 
-// What is sorted: (cell, point) in 8 bytes where the cell needs at most 32 bits, in 16 otherwise.
+// What is sorted: (cell, point) in 8 bytes where the cell needs at most 32 bits, in 16 otherwise. digit: bits of its distance from the cell `base`.
 struct Packed {
   uint64_t value;
   static Packed make(uint64_t cell, int64_t point) { return {cell << 32 | static_cast<uint64_t>(point)}; }
   uint64_t cell() const { return value >> 32; }
   int64_t point() const { return static_cast<int64_t>(value & 0xffffffffu); }
+  bool same_cell(Packed other) const { return (value ^ other.value) <= 0xffffffffu; }
+  uint64_t digit(uint64_t base, int shift, uint64_t mask) const { return (value - (base << 32)) >> (32 + shift) & mask; }
 };
 struct Wide {
   uint64_t key;
@@ -22,6 +24,8 @@ struct Wide {
   static Wide make(uint64_t cell, int64_t point) { return {cell, point}; }
   uint64_t cell() const { return key; }
   int64_t point() const { return index; }
+  bool same_cell(const Wide& other) const { return key == other.key; }
+  uint64_t digit(uint64_t base, int shift, uint64_t mask) const { return (key - base) >> shift & mask; }
 };
 
 inline CellKernel* cell_kernel() {
@@ -43,7 +47,7 @@ class Groups {
   std::vector<int64_t> first_voxel;  // voxels before each stretch, and their number
 
   Groups(const float* xyz, const int64_t* offsets, int64_t batch_size, int64_t count, const Grid& grid)
-      : memory_a_(count), memory_b_(count), bits_(grid.bits), split_(std::min(grid.bits, 12)) {
+      : memory_a_(count), memory_b_(count), bits_(grid.bits), split_(std::min({grid.bits, 12, std::max(bit_width(count) - 4, 0)})) {
     const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(num_threads(), count / 8192));
     histogram_.assign(parts << split_, 0u);
     std::vector<int64_t> first(parts), last(parts);
@@ -59,13 +63,13 @@ class Groups {
       const int64_t size = begin[range + 1] - begin[range];
       sort_in(dealt + begin[range], other + begin[range], size, base_[range], bit_width(span_[range]));
       int64_t voxels = size > 0;
-      for (int64_t i = begin[range] + 1; i < begin[range + 1]; ++i) voxels += sorted[i].cell() != sorted[i - 1].cell();
+      for (int64_t i = begin[range] + 1; i < begin[range + 1]; ++i) voxels += !sorted[i].same_cell(sorted[i - 1]);
       first_voxel[range + 1] = voxels;
     });
     for (int64_t range = 0; range < ranges; ++range) first_voxel[range + 1] += first_voxel[range];
   }
 
-  bool starts_voxel(int64_t i) const { return i == 0 || sorted[i].cell() != sorted[i - 1].cell(); }
+  bool starts_voxel(int64_t i) const { return i == 0 || !sorted[i].same_cell(sorted[i - 1]); }
   int64_t voxels() const { return first_voxel.back(); }
 
  private:
@@ -176,7 +180,7 @@ class Groups {
       for (uint64_t value = 0; value <= mask; ++value) total += std::exchange(place[value], total);
       for (int64_t i = 0; i < count; ++i) {
         const Record record = records[i];
-        spare[place[(record.cell() - base) >> shift & mask]++] = record;
+        spare[place[record.digit(base, shift, mask)]++] = record;
       }
       std::swap(records, spare);
     }
@@ -185,7 +189,7 @@ class Groups {
   template <int Passes = 2>
   static void sort_in(Record* records, Record* spare, int64_t count, uint64_t base, int bits) {
     if (bits == 0) return;
-    if constexpr (Passes * kMaxDigit < 63 + 2 * kMaxDigit) {
+    if constexpr (Passes * kMaxDigit < 61 + 2 * kMaxDigit) {
       if (bits <= Passes * kMaxDigit) return sort<Passes>(records, spare, count, base, bits);
       sort_in<Passes + 2>(records, spare, count, base, bits);
     }

@@ -98,6 +98,14 @@ void close_voxel(const Slots& slots, const Filling& filling, int64_t end) {
   if (filling.open_row >= 0) slots.counts[filling.open_row] = std::min(slots.max_points, end - filling.opened);
 }
 
+// Zeros by small stores: a memset of some kilobytes becomes `rep stosb`, with which the whole of hard_voxelize takes 1.05 to 1.08 times as long.
+void clear(float* values, int64_t size) {
+  constexpr int64_t kLine = 16;
+  int64_t i = 0;
+  for (; i + kLine <= size; i += kLine) std::memset(values + i, 0, kLine * sizeof(float));
+  for (; i < size; ++i) values[i] = 0.0f;
+}
+
 // Coordinates and counts of the voxels that start in the chunk, and zeros for their points.
 template <class Record>
 void open_voxels(const Record* sorted, const Grid grid, const Slots slots, Filling& __restrict filling) {
@@ -113,7 +121,7 @@ void open_voxels(const Record* sorted, const Grid grid, const Slots slots, Filli
     end = target + 1;
   }
   const int64_t size = (end - filling.cleared) * slots.stride();
-  if (size > 0) std::memset(slots.values + filling.cleared * slots.stride(), 0, static_cast<size_t>(size) * sizeof(float));
+  clear(slots.values + filling.cleared * slots.stride(), size);
   filling.cleared = end;
 }
 

@@ -19,7 +19,10 @@ def expect(condition: bool, message: str) -> None:
 
 def expect_tensor(value: Tensor, name: str, shape: Sequence[int | None], dtypes: Sequence[torch.dtype]) -> None:
     """Check dimension count, fixed sizes (None = any) and dtype."""
-    fits = value.dim() == len(shape) and all(want is None or have == want for have, want in zip(value.shape, shape, strict=True))
+    fits = value.dim() == len(shape)
+    if fits:
+        for have, want in zip(value.shape, shape, strict=True):  # a generator takes twice as long
+            fits = fits and (want is None or have == want)
     if not fits:  # messages only then: they cost more than the checks, and torch.compile does not print sizes that it does not know
         wanted = "(" + ", ".join("*" if size is None else str(size) for size in shape) + ")"
         raise ValueError(f"{name}: expected shape {wanted}, got {tuple(value.shape)}")
@@ -30,8 +33,10 @@ def expect_tensor(value: Tensor, name: str, shape: Sequence[int | None], dtypes:
 
 def expect_same_device(**tensors: Tensor) -> None:
     """Check that all tensors live on one device."""
-    if len({value.device for value in tensors.values()}) != 1:
-        raise ValueError(f"expected all tensors on one device, got {', '.join(f'{name} on {value.device}' for name, value in tensors.items())}")
+    one = next(iter(tensors.values())).device
+    for value in tensors.values():
+        if value.device != one:
+            raise ValueError(f"expected all tensors on one device, got {', '.join(f'{name} on {value.device}' for name, value in tensors.items())}")
 
 
 def expect_offsets(offsets: Tensor, rows: int, name: str = "offsets") -> None:

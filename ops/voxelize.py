@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -42,16 +43,28 @@ def expect_key_bits(cells: tuple[int, int, int], scans: int) -> None:
         )
 
 
-def _check_grid(xyz: Tensor, offsets: Tensor, point_range: Sequence[float], voxel_size: Sequence[float]) -> tuple[int, int, int]:
+def _check(cells: tuple[int, int, int], xyz: Tensor, offsets: Tensor, feats: Tensor | None = None) -> None:
     expect_tensor(xyz, "xyz", (None, 3), (torch.float32,))
     expect_same_device(xyz=xyz, offsets=offsets)
     points = xyz.shape[0]
     expect_offsets(offsets, points)
-    cells = grid_cells(point_range, voxel_size)
     expect_key_bits(cells, offsets.shape[0] - 1)
     if points > MAX_INT32:
         raise ValueError(f"xyz: expected at most {MAX_INT32} points, got {points}; split the batch")
-    return cells
+    if feats is not None:
+        expect_tensor(feats, "feats", (points, None), (torch.float32,))
+        expect_same_device(xyz=xyz, feats=feats)
+
+
+def _run(name: str, cells: tuple[int, int, int], tensors: tuple[Tensor, ...], *arguments: object) -> tuple[Tensor, Tensor, Tensor]:
+    """The op ``name`` on (xyz, offsets) or (xyz, feats, offsets); the CPU kernel checks them itself, :func:`_check` says what it refused."""
+    xyz, offsets, feats = tensors[0], tensors[-1], tensors[1] if len(tensors) == 3 else None
+    check = functools.partial(_check, cells, xyz, offsets, feats)
+    kernel = library.kernel(name, xyz.device.type)
+    if kernel is not None and xyz.is_cpu and not torch.compiler.is_compiling():
+        return library.run(kernel, (*tensors, *arguments), check)
+    check()
+    return (kernel or getattr(reference, name))(*tensors, *arguments)
 
 
 def _fake_dynamic(xyz: Tensor, offsets: Tensor, start: list[float], size: list[float], cells: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,10 +109,9 @@ def dynamic_voxelize(xyz: Tensor, offsets: Tensor, point_range: Sequence[float],
     Raises:
         ValueError: wrong shape, dtype, device, offsets or grid; more voxels than keys of 61 bits can hold.
     """
-    cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
+    cells = grid_cells(point_range, voxel_size)
     start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
-    kernel = library.kernel("dynamic_voxelize", xyz.device.type)
-    return (kernel or reference.dynamic_voxelize)(xyz, offsets, start, size, cells)
+    return _run("dynamic_voxelize", cells, (xyz, offsets), start, size, list(cells))
 
 
 @torch.no_grad()
@@ -131,11 +143,8 @@ def hard_voxelize(
         voxels: ``(V, max_points, 3 + C)`` float32, xyz then feats, unused slots zero.
         counts: ``(V,)`` int64 used slots.
     """
-    cells = list(_check_grid(xyz, offsets, point_range, voxel_size))
-    expect_tensor(feats, "feats", (xyz.shape[0], None), (torch.float32,))
-    expect_same_device(xyz=xyz, feats=feats)
+    cells = grid_cells(point_range, voxel_size)
     if max_points < 1 or max_voxels < 1:
         raise ValueError(f"max_points and max_voxels: expected at least 1, got {max_points} and {max_voxels}")
     start, size = [float(v) for v in point_range[:3]], [float(v) for v in voxel_size]
-    kernel = library.kernel("hard_voxelize", xyz.device.type)
-    return (kernel or reference.hard_voxelize)(xyz, feats, offsets, start, size, cells, max_points, max_voxels)
+    return _run("hard_voxelize", cells, (xyz, feats, offsets), start, size, list(cells), max_points, max_voxels)

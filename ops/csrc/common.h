@@ -75,6 +75,13 @@ const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
 
+// For offsets on the CPU.
+inline void check_offsets(const Tensor& offsets, int64_t rows) {
+  const int64_t count = offsets.numel() - 1, *ends = data<int64_t>(offsets);
+  SUITE3D_CHECK(count >= 0 && ends[0] == 0 && ends[count] == rows, "offsets must run from 0 to the number of rows");
+  for (int64_t b = 0; b < count; ++b) SUITE3D_CHECK(ends[b] <= ends[b + 1], "offsets must not descend");
+}
+
 template <class T>
 T* mutable_data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());

@@ -151,12 +151,6 @@ void parallel_dynamic(int64_t count, const F& f) {
 constexpr int64_t SCAN_LIMIT = 192;
 constexpr int64_t PACKS_OF_A_JOB = 16;
 
-inline void check_offsets(const Tensor& offsets, int64_t rows) {
-  const int64_t count = offsets.numel() - 1, *ends = data<int64_t>(offsets);
-  SUITE3D_CHECK(count >= 0 && ends[0] == 0 && ends[count] == rows, "offsets must run from 0 to the number of rows");
-  for (int64_t b = 0; b < count; ++b) SUITE3D_CHECK(ends[b] <= ends[b + 1], "offsets must not descend");
-}
-
 // Two jagged sets of clouds, ready to be searched from each other.
 class CloudPairs {
  public:

@@ -168,22 +168,32 @@ Three hard_with(const Tensor& xyz, const Tensor& feats, const Tensor& offsets, c
   return {coords, voxels, counts};
 }
 
-bool packs(const Grid& grid, const Tensor& xyz) { return grid.bits <= 32 && xyz.size(0) <= INT32_MAX; }
+// As the Python function checks it where there is no kernel, in less time.
+void check_points(const Tensor& xyz, const Tensor& offsets) {
+  SUITE3D_CHECK(xyz.dim() == 2 && xyz.size(1) == 3 && xyz.scalar_type() == ScalarType::Float, "voxelize: xyz must be (N, 3) float32");
+  SUITE3D_CHECK(xyz.size(0) <= INT32_MAX, "voxelize: more points than int32 rows hold");
+  SUITE3D_CHECK(offsets.is_cpu() && offsets.dim() == 1 && offsets.scalar_type() == ScalarType::Long, "voxelize: offsets must be (B + 1,) int64");
+  check_offsets(offsets, xyz.size(0));
+}
 
 Three dynamic_voxelize(Tensor xyz, Tensor offsets, std::vector<double> start, std::vector<double> size, std::vector<int64_t> cells) {
-  xyz = as_contiguous(xyz);
   offsets = as_contiguous(offsets);
+  check_points(xyz, offsets);
+  xyz = as_contiguous(xyz);
   const Grid grid = make_grid(start, size, cells, offsets.size(0) - 1);
-  return packs(grid, xyz) ? dynamic_with<Packed>(xyz, offsets, grid) : dynamic_with<Wide>(xyz, offsets, grid);
+  return grid.bits <= 32 ? dynamic_with<Packed>(xyz, offsets, grid) : dynamic_with<Wide>(xyz, offsets, grid);
 }
 
 Three hard_voxelize(Tensor xyz, Tensor feats, Tensor offsets, std::vector<double> start, std::vector<double> size, std::vector<int64_t> cells,
                     int64_t max_points, int64_t max_voxels) {
+  offsets = as_contiguous(offsets);
+  check_points(xyz, offsets);
+  SUITE3D_CHECK(feats.is_cpu() && feats.dim() == 2 && feats.size(0) == xyz.size(0) && feats.scalar_type() == ScalarType::Float,
+                "voxelize: feats must be (N, C) float32");
   xyz = as_contiguous(xyz);
   feats = as_contiguous(feats);
-  offsets = as_contiguous(offsets);
   const Grid grid = make_grid(start, size, cells, offsets.size(0) - 1);
-  return packs(grid, xyz) ? hard_with<Packed>(xyz, feats, offsets, grid, max_points, max_voxels)
+  return grid.bits <= 32 ? hard_with<Packed>(xyz, feats, offsets, grid, max_points, max_voxels)
                           : hard_with<Wide>(xyz, feats, offsets, grid, max_points, max_voxels);
 }
 

@@ -36,13 +36,16 @@ def measure(steps: dict[str, Step], *, rounds: int, device: torch.device, pause:
     return times
 
 
+def times_faster(slow: list[tuple[float, float]], fast: list[tuple[float, float]], clock: int = 0) -> float:
+    """How many times as long as ``fast`` takes ``slow`` takes, by one clock (0 = wall, 1 = processor): median over the rounds."""
+    return statistics.median(a[clock] / b[clock] for a, b in zip(slow, fast, strict=True))
+
+
 def summary(times: Times, clock: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Medians of one clock (0 = wall, 1 = processor) and how many times faster the second of each pair is, median over rounds."""
-    one = {name: [pair[clock] for pair in values] for name, values in times.items()}
-    ratios = {f"{slow} / {fast}": statistics.median(a / b for a, b in zip(one[slow], one[fast], strict=True)) for slow, fast in pairs}
     return {
-        "seconds per step": {name: round(statistics.median(values), 4) for name, values in one.items()},
-        "times faster": {name: round(value, 3) for name, value in ratios.items()},
+        "seconds per step": {name: round(statistics.median(pair[clock] for pair in values), 4) for name, values in times.items()},
+        "times faster": {f"{slow} / {fast}": round(times_faster(times[slow], times[fast], clock), 3) for slow, fast in pairs},
     }
 
 

@@ -28,13 +28,14 @@ sys.path.insert(0, str(ROOT))
 
 import minkowski_peer  # noqa: E402
 import spconv_peer  # noqa: E402
-from interleaved import Step, measure  # noqa: E402
+from interleaved import Step, measure, times_faster  # noqa: E402
 from machine import describe  # noqa: E402
 
 import suite3d.ops as ops  # noqa: E402
 from suite3d.pointcloud.encoders.base import VoxelGrid  # noqa: E402
 from suite3d.pointcloud.encoders.voxel_backbone import VoxelBackBone8x  # noqa: E402
 
+SPCONV, MINKOWSKI = "spconv", "MinkowskiEngine"
 POINT_RANGE, VOXEL_SIZE, SHAPE = (-80.0, -80.0, -3.0, 80.0, 80.0, 3.4), (0.05, 0.05, 0.1), (64, 3200, 3200)
 
 
@@ -92,16 +93,20 @@ def median_ms(run: Callable[[], object], repeats: int) -> float:
 
 
 def compare(name: str, run: Callable[[], object], *, peer: Callable[[], object] | None = None, peer_name: str = "", repeats: int = 15) -> Row:
-    """Time an op compiled and in turns with a peer, then as reference (few repeats)."""
+    """Time an op compiled and in turns with a peer, then as reference (few repeats).
+
+    Other libraries have threads of their own, which after a call go on spinning for a while: between their calls and ours there is a pause.
+    """
     steps: dict[str, Step] = {"ours": lambda _: run()}
     if peer:
         steps["peer"] = lambda _: peer()
-    times = {who: [wall for wall, _ in pairs] for who, pairs in measure(steps, rounds=repeats, device=torch.device("cpu"), pause=0.005).items()}
+    pause = 0.005 if peer_name in (SPCONV, MINKOWSKI) else 0.0
+    times = measure(steps, rounds=repeats, device=torch.device("cpu"), pause=pause)
     with ops.use_reference():
         reference = median_ms(run, 3)
-    theirs = times.get("peer", [float("nan")] * repeats)
-    ratio = statistics.median(b / a for a, b in zip(times["ours"], theirs, strict=True))
-    row = Row(name, 1e3 * statistics.median(times["ours"]), reference, 1e3 * statistics.median(theirs), ratio, peer_name)
+    wall = {who: 1e3 * statistics.median(wall for wall, _ in pairs) for who, pairs in times.items()}
+    ratio = times_faster(times["peer"], times["ours"]) if peer else math.nan
+    row = Row(name, wall["ours"], reference, wall.get("peer", math.nan), ratio, peer_name)
     beside = f"{row.peer:9.2f} {ratio:6.2f}x  {peer_name}" if peer else ""
     print(f"{name:38s} {row.ours:9.2f} {reference:10.2f} {reference / row.ours:6.1f}x {beside}", flush=True)
     return row
@@ -132,10 +137,11 @@ def voxel_rows(points: Tensor) -> list[Row]:
             lambda: ops.dynamic_voxelize(xyz, offsets, POINT_RANGE, VOXEL_SIZE),
             peer=lambda: unique(ready),
             peer_name="torch.unique of ready keys",
+            repeats=101,
         ),
-        compare("hard_voxelize 5 points", hard, peer=lambda: unique(ready), peer_name="torch.unique of ready keys"),
+        compare("hard_voxelize 5 points", hard, peer=lambda: unique(ready), peer_name="torch.unique of ready keys", repeats=101),
         compare("hard_voxelize 5 points", hard, peer=lambda: unique(keys()), peer_name="keys and torch.unique"),
-        *([compare("hard_voxelize 5 points", hard, peer=spconv, peer_name="spconv PointToVoxel")] if spconv else []),
+        *([compare("hard_voxelize 5 points", hard, peer=spconv, peer_name=SPCONV)] if spconv else []),
         compare("scatter_mean 4 channels", lambda: ops.scatter_mean(values, row, len(coords))),
         compare(
             "scatter_sum 64 channels",
@@ -151,7 +157,7 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
     coords, _, _ = ops.dynamic_voxelize(points[:, :3].contiguous(), torch.tensor([0, len(points)]), POINT_RANGE, VOXEL_SIZE)
     grid: dict[str, Any] = {"spatial_shape": SHAPE, "batch_size": 1, "kernel": (3, 3, 3)}
     rows = [
-        compare("submanifold_map 3x3x3", lambda: ops.submanifold_map(coords, **grid), peer=spconv_peer.map_run(coords, SHAPE), peer_name="spconv"),
+        compare("submanifold_map 3x3x3", lambda: ops.submanifold_map(coords, **grid), peer=spconv_peer.map_run(coords, SHAPE), peer_name=SPCONV),
         compare("strided_map 3x3x3 stride 2", lambda: ops.strided_map(coords, stride=(2, 2, 2), padding=(1, 1, 1), **grid)),
     ]
     table = ops.submanifold_map(coords, **grid)
@@ -170,20 +176,20 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
 
         theirs = spconv_peer.layer_runs(coords, SHAPE, feats, grad) or (None, None)
         rows += [
-            compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name="spconv", repeats=7),
-            compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name="spconv", repeats=5),
+            compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name=SPCONV, repeats=7),
+            compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name=SPCONV, repeats=5),
         ]
         engine = minkowski_peer.layer_runs(coords, feats, grad)
         if engine:
             rows += [
-                compare(f"submanifold {width} -> {width} forward", forward, peer=engine[0], peer_name="MinkowskiEngine", repeats=5),
-                compare(f"submanifold {width} -> {width} both", both, peer=engine[1], peer_name="MinkowskiEngine", repeats=3),
+                compare(f"submanifold {width} -> {width} forward", forward, peer=engine[0], peer_name=MINKOWSKI, repeats=5),
+                compare(f"submanifold {width} -> {width} both", both, peer=engine[1], peer_name=MINKOWSKI, repeats=3),
             ]
     return rows
 
 
-def encoder_runs(points: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Callable[[], object], Callable[[], object] | None]:
-    """Forward and backward of SECOND's 3D encoder on ready voxels, maps included, in ours and, where it imports, in spconv."""
+def encoder_runs(points: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
+    """Forward and backward of SECOND's 3D encoder on ready voxels, maps included: ours, and those of the peers that import."""
     offsets = torch.tensor([0, len(points)], device=points.device)
     coords, row, order = ops.dynamic_voxelize(points[:, :3].contiguous(), offsets, POINT_RANGE, VOXEL_SIZE)
     means = ops.scatter_mean(points[order], row, len(coords))
@@ -195,12 +201,15 @@ def encoder_runs(points: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Ca
             torch.stack([level.feats.float().square().mean() for level in levels]).sum().backward()
         encoder.zero_grad(set_to_none=True)
 
-    return step, spconv_peer.encoder_run(coords, (SHAPE[0] + 1, *SHAPE[1:]), means, dtype)
+    shape = (SHAPE[0] + 1, *SHAPE[1:])
+    peers = {SPCONV: spconv_peer.encoder_run(coords, shape, means, dtype), MINKOWSKI: minkowski_peer.encoder_run(coords, means)}
+    return step, {name: run for name, run in peers.items() if run}
 
 
-def encoder_row(points: Tensor) -> Row:
-    step, theirs = encoder_runs(points)
-    return compare("SECOND encoder, both, with maps", step, peer=theirs, peer_name="spconv", repeats=3)
+def encoder_rows(points: Tensor) -> list[Row]:
+    step, peers = encoder_runs(points)
+    name = "SECOND encoder, both, with maps"
+    return [compare(name, step, peer=run, peer_name=who, repeats=5) for who, run in peers.items()] or [compare(name, step, repeats=5)]
 
 
 def main() -> None:
@@ -214,7 +223,7 @@ def main() -> None:
     machine = describe()
     print(f"{json.dumps(machine, indent=1)}\nscan: {source}; compiled: {ops.compiled('cpu')} {ops.load_errors().get('cpu', '')}")
     print(f"{'ms, medians':38s} {'ours':>9s} {'reference':>10s} {'ratio':>7s} {'peer':>9s} {'ratio':>7s}")
-    rows = [*voxel_rows(points), *convolution_rows(points, options.channels), encoder_row(points)]
+    rows = [*voxel_rows(points), *convolution_rows(points, options.channels), *encoder_rows(points)]
     if options.save:
         target = Path(__file__).parent / "results" / "ops_cpu.json"
         target.parent.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from interleaved import measure  # noqa: E402
+from interleaved import measure, times_faster  # noqa: E402
 from machine import describe  # noqa: E402
 from ops_cpu import scan  # noqa: E402
 
@@ -52,10 +52,7 @@ def compare(name: str, ours: Run, peers: dict[str, Run], *, repeats: int = 9) ->
     times = measure({who: lambda _, run=run: run() for who, run in runs.items()}, rounds=repeats, device=torch.device("cpu"), pause=0.005)  # type: ignore[misc]
     rows = []
     for who, pairs in times.items():
-        wall, ratio = (
-            1e3 * statistics.median(w for w, _ in pairs),
-            statistics.median(b[0] / a[0] for a, b in zip(times["suite3d"], pairs, strict=True)),
-        )
+        wall, ratio = 1e3 * statistics.median(w for w, _ in pairs), times_faster(pairs, times["suite3d"])
         rows.append(Row(name, who, wall, 1e3 * min(cpu for _, cpu in pairs), ratio))
         print(f"{name:36s} {who:24s} {wall:10.2f} {rows[-1].cpu:10.2f} " + ("" if who == "suite3d" else f"{ratio:9.2f}x"), flush=True)
     return rows

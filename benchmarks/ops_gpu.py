@@ -294,8 +294,8 @@ def convolution_cases(scanned: Tensor) -> Iterator[Case]:
 
 def encoder_cases(scanned: Tensor) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
-        step, theirs = encoder_runs(scanned, dtype)
-        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step, {"spconv": theirs} if theirs else {})
+        step, peers = encoder_runs(scanned, dtype)
+        yield Case(f"SECOND encoder step, {str(dtype)[6:]}", step, peers)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ struct Slots {
   int64_t target(int64_t voxel) const { return row ? row[voxel] : voxel; }
 };
 
-constexpr int64_t kChunk = 512;  // points at a time: their voxels are cleared, then filled while they are in cache
+constexpr int64_t kChunk = 128;  // points at a time: their voxels are cleared, then filled while they are in cache
 
 // How far a stretch is filled, and what becomes of the points of a chunk. Nothing else points to one (hence __restrict below: without it
 // every count that is written would have it read again).
@@ -139,7 +139,9 @@ void fill_voxels(const Groups<Record>& groups, const Grid& grid, const float* po
       const int64_t here = std::min(kChunk, last - first);
       place_points(sorted, first, here, slots, filling);
       open_voxels(sorted, grid, slots, filling);
+      const float* const next = values + filling.cleared * slots.stride();  // where the next chunk begins to clear; a line of it for each point
       for (int64_t j = 0; j < here; ++j) {
+        __builtin_prefetch(next + 16 * j, 1);
         const int64_t ahead = sorted[std::min(first + j + 32, last - 1)].point(), source = sorted[first + j].point(), place = filling.place[j];
         __builtin_prefetch(from + 3 * ahead);
         if (channels > 0) __builtin_prefetch(other + channels * ahead);

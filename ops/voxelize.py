@@ -61,7 +61,7 @@ def _run(name: str, cells: tuple[int, int, int], tensors: tuple[Tensor, ...], *a
     xyz, offsets, feats = tensors[0], tensors[-1], tensors[1] if len(tensors) == 3 else None
     check = functools.partial(_check, cells, xyz, offsets, feats)
     kernel = library.kernel(name, xyz.device.type)
-    if kernel is not None and xyz.is_cpu and not torch.compiler.is_compiling():
+    if kernel is not None and not torch.compiler.is_compiling() and all(tensor.is_cpu for tensor in tensors):
         return library.run(kernel, (*tensors, *arguments), check)
     check()
     return (kernel or getattr(reference, name))(*tensors, *arguments)

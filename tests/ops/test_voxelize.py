@@ -137,6 +137,7 @@ def test_strided_input_and_no_scan(backend, generator):
         ({"xyz": torch.zeros(4, 2)}, r"xyz: expected shape \(\*, 3\), got \(4, 2\)"),
         ({"xyz": torch.zeros(4, 3, dtype=torch.float64)}, "xyz: expected float32, got float64"),
         ({"offsets": torch.tensor([0, 3])}, "0 to the 4 rows, got 0 to 3"),
+        ({"offsets": torch.tensor([0, 4], device="meta")}, "one device, got xyz on cpu, offsets on meta"),
         ({"offsets": torch.tensor([0, 3, 2, 4])}, "non-decreasing"),
         ({"offsets": torch.tensor([0, 4], dtype=torch.int32)}, "offsets: expected int64"),
         ({"voxel_size": (0.3, 0.25, 0.5)}, "whole number of voxels of 0.3"),
@@ -150,6 +151,19 @@ def test_says_what_is_wrong(change, message):
     arguments = {"xyz": torch.zeros(4, 3), "offsets": torch.tensor([0, 4]), "point_range": RANGE, "voxel_size": SIZE} | change
     with pytest.raises(ValueError, match=message):
         dynamic_voxelize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("feats", "message"),
+    [
+        (torch.zeros(3, 1), r"feats: expected shape \(4, \*\), got \(3, 1\)"),
+        (torch.zeros(4, 1, dtype=torch.float64), "feats: expected float32, got float64"),
+        (torch.zeros(4, 1, device="meta"), "one device, got xyz on cpu, feats on meta"),
+    ],
+)
+def test_says_what_is_wrong_with_feats(feats, message):
+    with pytest.raises(ValueError, match=message):
+        hard_voxelize(torch.zeros(4, 3), feats, torch.tensor([0, 4]), RANGE, SIZE, max_points=1, max_voxels=1)
 
 
 def test_compiles_into_one_graph(compiled_cpu, generator):

@@ -176,14 +176,14 @@ def convolution_rows(points: Tensor, channels: list[int]) -> list[Row]:
 
         theirs = spconv_peer.layer_runs(coords, SHAPE, feats, grad) or (None, None)
         rows += [
-            compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name=SPCONV, repeats=7),
-            compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name=SPCONV, repeats=5),
+            compare(f"submanifold {width} -> {width} forward", forward, peer=theirs[0], peer_name=SPCONV, repeats=15),
+            compare(f"submanifold {width} -> {width} both", both, peer=theirs[1], peer_name=SPCONV, repeats=11),
         ]
         engine = minkowski_peer.layer_runs(coords, feats, grad)
         if engine:
             rows += [
-                compare(f"submanifold {width} -> {width} forward", forward, peer=engine[0], peer_name=MINKOWSKI, repeats=5),
-                compare(f"submanifold {width} -> {width} both", both, peer=engine[1], peer_name=MINKOWSKI, repeats=3),
+                compare(f"submanifold {width} -> {width} forward", forward, peer=engine[0], peer_name=MINKOWSKI, repeats=9),
+                compare(f"submanifold {width} -> {width} both", both, peer=engine[1], peer_name=MINKOWSKI, repeats=7),
             ]
     return rows
 

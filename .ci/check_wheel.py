@@ -112,10 +112,10 @@ def installed(folder: Path, python: str, torch: str, wheel: Path) -> tuple[Path,
 
 def seconds_to_import(inside: Path, folder: Path, modules: Sequence[str]) -> list[tuple[float, float]]:
     """Least CPU and wall seconds of seven fresh processes for each module, which take turns; infinity where it fails."""
+    clocks = "time.process_time(), time.perf_counter()"
     times: dict[str, list[tuple[float, float]]] = {module: [] for module in modules}
     for _ in range(7):
         for module, found in times.items():
-            clocks = "time.process_time(), time.perf_counter()"
             script = f"import time; c, w = {clocks}; import {module}; d, x = {clocks}; print(d - c, x - w)"
             result = run([inside, "-c", script], folder, limit=300)
             cpu, wall = result.stdout.split() if result.returncode == 0 else ("inf", "inf")
@@ -138,19 +138,8 @@ def run_tests(inside: Path, folder: Path) -> tuple[str, str]:
     shutil.copytree(ROOT / "tests" / "ops", folder / "tests" / "ops", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("__init__.py", "conftest.py"):
         shutil.copy(ROOT / "tests" / file, folder / "tests" / file)
-    command: list[str | Path] = [
-        inside,
-        "-m",
-        "pytest",
-        "tests/ops",
-        "-q",
-        "--import-mode=importlib",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "not cuda and not emulated",
-    ]
-    tests = run(command, folder, limit=3000)
+    options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-k", "not cuda and not emulated"]
+    tests = run([inside, "-m", "pytest", "tests/ops", *options], folder, limit=3000)
     closing = (tests.stdout.strip().splitlines() or ["said nothing"])[-1].strip("= ")
     return closing, "" if tests.returncode == 0 else "tests/ops:\n" + (tests.stdout + tests.stderr)[-6000:]
 
